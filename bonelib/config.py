@@ -1,0 +1,166 @@
+"""Every setting in one validated, frozen dataclass."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+CLASSES = ("Normal", "Osteopenia", "Osteoporosis")
+AUGMENTATIONS = ("hflip", "vflip", "rotate", "shift_scale_rotate", "brightness_contrast", "blur", "noise", "dropout")
+
+# What differs from the defaults when there are no ImageNet weights, on the embedded sample, and in CI.
+SCRATCH: dict[str, Any] = {"lr": 2e-3, "freeze": 0.0}
+SAMPLE: dict[str, Any] = {"pretrained": False, "image_size": 96, "batch_size": 16, "epochs": 24, "patience": 24}
+SMOKE: dict[str, Any] = {"image_size": 64, "batch_size": 8, "epochs": 2, "cycle": 1, "resamples": 50}
+
+ALLOWED: dict[str, tuple[Any, ...]] = {
+    "balance": ("oversample", "weights", "both", "none"),
+    "precision": ("auto", "no", "fp16", "bf16"),
+    "augment": AUGMENTATIONS,
+}
+RANGES: dict[str, tuple[float, float]] = {
+    "folds": (0, 100), "repeats": (1, 100), "test_size": (0.05, 0.5), "val_size": (0.05, 0.5), "seed": (0, 2**31 - 1),
+    "image_size": (32, 1024), "batch_size": (2, 4096), "epochs": (1, 10_000), "patience": (1, 10_000),
+    "workers": (-1, 64), "strength": (0.0, 2.0), "dropout": (0.0, 0.9), "freeze": (0.0, 1.0), "lr": (1e-7, 1.0),
+    "weight_decay": (0.0, 1.0), "cycle": (1, 10_000), "cycle_mult": (1, 10), "label_smoothing": (0.0, 0.5),
+    "clip": (0.0, 1000.0), "ema": (0.0, 0.99999), "resamples": (20, 100_000),
+}  # fmt: skip
+
+
+class ConfigError(ValueError):
+    """A setting that does not exist or cannot be; the message names the field, the value and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """The settings of a run. Empty strings and -1 mean «decide for me»; `Config.load` is the usual way in."""
+
+    # what is read, and where results go
+    data: str = "sample"  # "sample", a folder of class folders, a table (.csv), or a Kaggle slug owner/name
+    run: str = ""  # results; empty: runs/<name of the data>
+    cache: str = ".cache/bonelib"  # decoded images and downloads; keep it on a local disk
+    classes: dict[str, str] = field(default_factory=dict)  # folder name -> class, for names not understood
+    metadata: str = ""  # a table of patients; empty: metadata.csv beside the class folders, if there
+    patient_regex: str = ""  # finds the patient in a file name, e.g. ^(\d+)_
+    # partition and balance
+    test_size: float = 0.2
+    val_size: float = 0.15
+    folds: int = 0  # 0: one train/val/test split; k: k-fold cross-validation
+    repeats: int = 1  # of the cross-validation, each with its own seed
+    balance: str = "oversample"
+    seed: int = 0
+    # pictures
+    image_size: int = 300
+    augment: tuple[str, ...] = AUGMENTATIONS
+    strength: float = 1.0  # of the augmentation; 0 leaves only the flips
+    workers: int = -1  # loader processes; -1: none on the CPU (the model needs the cores), else up to 4
+    # model
+    backbone: str = "efficientnet_b3"  # any timm name
+    pretrained: bool = True
+    weights: str = ""  # a file of backbone weights, in place of the hub
+    backbone_args: dict[str, Any] = field(default_factory=dict)  # passed to timm, e.g. {"pad_type": "same"}
+    mean: tuple[float, ...] = ()  # of the weights' training images, 0..1; empty: timm's for this backbone
+    std: tuple[float, ...] = ()
+    dropout: float = 0.3
+    freeze: float = 0.5  # share of the backbone's parameter tensors, from the input on, that stay as they are
+    # training
+    batch_size: int = 32  # over all devices together
+    epochs: int = 30
+    patience: int = 10  # epochs without a better validation accuracy
+    lr: float = 3e-4
+    weight_decay: float = 0.01
+    cycle: int = 8  # epochs to the first warm restart of the cosine schedule
+    cycle_mult: int = 2  # each cycle is so many times as long as the one before
+    label_smoothing: float = 0.1
+    clip: float = 1.0  # gradient norm; 0: off
+    ema: float = 0.99  # decay of the averaged weights; 0: off
+    precision: str = "auto"
+    # evaluation
+    tta: tuple[str, ...] = ()  # names of views; empty: all of augment.VIEWS
+    resamples: int = 1000  # of the bootstrap
+    smoke: bool = False  # the tiny run that CI makes
+
+    @classmethod
+    def load(cls, env: Mapping[str, str] | None = None, **form: Any) -> Config:
+        """Defaults, then what the sample or a smoke run changes, then `BONELIB_<FIELD>`, then the form's non-empty values."""
+        env = os.environ if env is None else env
+        given = {k[len("BONELIB_") :].lower(): v for k, v in env.items() if k.startswith("BONELIB_") and v != ""}
+        given |= {k: v for k, v in form.items() if v not in ("", None)}
+        defaults = {f.name: getattr(cls(), f.name) for f in fields(cls)}
+        for name in given:
+            if name not in defaults:
+                near = difflib.get_close_matches(name, defaults, 1)
+                hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(defaults)}"
+                raise ConfigError(f"no setting is called {name!r} (value {given[name]!r}): {hint}")
+        given = {k: _parse(k, v, defaults[k]) if isinstance(v, str) else v for k, v in given.items()}
+        profile: dict[str, Any] = {}
+        if given.get("data", cls.data) == "sample":
+            profile |= SAMPLE
+        if not given.get("pretrained", profile.get("pretrained", True)) and not given.get("weights"):
+            profile |= SCRATCH
+        if given.get("smoke", False):
+            profile |= SMOKE | {"pretrained": False, "freeze": 0.0}
+        return cls(**(profile | given))
+
+    def __post_init__(self) -> None:
+        if not self.run:
+            object.__setattr__(self, "run", f"runs/{Path(self.data).stem or 'run'}")
+        if self.weights:
+            object.__setattr__(self, "pretrained", True)
+        for name, allowed in ALLOWED.items():
+            value = getattr(self, name)
+            for one in value if isinstance(value, tuple) else (value,):
+                if one not in allowed:
+                    raise ConfigError(f"{name} = {one!r}: allowed are {', '.join(allowed)}")
+        for name, (low, high) in RANGES.items():
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"{name} = {getattr(self, name)!r}: allowed is {low:g} to {high:g}")
+        if self.folds == 1:
+            raise ConfigError("folds = 1: allowed is 0 (one train/val/test split) or at least 2")
+        for folder, label in self.classes.items():
+            if label not in (*CLASSES, ""):
+                raise ConfigError(
+                    f"classes: folder {folder!r} is mapped to {label!r}: allowed are {', '.join(CLASSES)}, "
+                    "or an empty text to leave the folder out"
+                )
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if value and (len(value) not in (1, 3) or not all(0 < v <= 1 for v in value)):
+                raise ConfigError(f"{name} = {value!r}: expected one or three numbers above 0 and up to 1")
+
+    @property
+    def root(self) -> Path:
+        """The run folder."""
+        return Path(self.run)
+
+    def json(self) -> str:
+        return json.dumps(asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Config:
+        raw = json.loads(text)
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
+
+
+def _parse(name: str, text: str, default: Any) -> Any:
+    """`text` as the type of the field's default."""
+    try:
+        if isinstance(default, bool):
+            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text.lower()]
+        if isinstance(default, (int, float)):
+            return type(default)(text)
+        if isinstance(default, dict):
+            return dict(json.loads(text))
+        if isinstance(default, tuple):
+            parts = tuple(p.strip() for p in text.split(",") if p.strip() and p.strip() != "none")
+            return tuple(float(p) for p in parts) if name in ("mean", "std") else parts
+    except (ValueError, KeyError, TypeError) as error:
+        expected = {bool: "1 or 0", dict: 'JSON such as {"a": "b"}', tuple: "values parted by commas"}
+        kind = expected.get(type(default), f"a number ({type(default).__name__})")
+        raise ConfigError(f"{name} = {text!r}: expected {kind}") from error
+    return text
