@@ -1,0 +1,163 @@
+"""One file to one grey `uint8` array, and the decoded cache of a whole data set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from tqdm.auto import tqdm
+
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+MAX_PIXELS = 89_000_000  # Pillow itself warns a little above
+VERSION = 1  # of the decoding: a change here makes every cache anew
+
+Grey = NDArray[np.uint8]
+
+
+class ImageError(ValueError):
+    """A file that is no usable picture; the message is the reason, in words."""
+
+
+def read(path: str | Path, at_least: int | None = None) -> Grey:
+    """The picture in a file as (H, W) uint8, 0 black.
+
+    at_least: pixels of the longer side that suffice; a larger JPEG is then decoded at a half, quarter or eighth.
+    Raises ImageError with the reason.
+    """
+    return decode(_bytes(Path(path)), at_least)[0]
+
+
+def decode(data: bytes, at_least: int | None = None) -> tuple[Grey, dict[str, Any]]:
+    """The picture in `data` as (H, W) uint8, and its `width`, `height` and `format` as stored."""
+    try:
+        picture = Image.open(BytesIO(data), formats=FORMATS)
+        facts = {"width": picture.width, "height": picture.height, "format": picture.format}
+        if picture.width * picture.height > MAX_PIXELS:
+            raise ImageError(f"declares {picture.width}x{picture.height} pixels, more than {MAX_PIXELS:,}")
+        if getattr(picture, "n_frames", 1) > 1:
+            raise ImageError(f"holds {picture.n_frames} pictures, expected one")
+        if at_least and picture.format == "JPEG":
+            shrink = at_least / max(picture.size)
+            picture.draft("L", (math.ceil(picture.width * shrink), math.ceil(picture.height * shrink)))
+        return _grey(ImageOps.exif_transpose(picture)), facts
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"declares too many pixels ({error})") from error
+    except Image.UnidentifiedImageError as error:
+        raise ImageError(f"holds no {', '.join(FORMATS)} picture") from error
+    except Exception as error:  # Pillow's decoders raise most kinds of error on damaged data
+        raise ImageError(f"damaged: {str(error) or type(error).__name__}") from error
+
+
+def letterbox(grey: Grey, size: int) -> Grey:
+    """(size, size) uint8: the whole picture, its aspect kept, centred on black."""
+    height, width = grey.shape
+    scale = size / max(height, width)
+    h, w = max(1, round(height * scale)), max(1, round(width * scale))
+    if (h, w) != grey.shape:
+        grey = cv2.resize(grey, (w, h), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    out = np.zeros((size, size), np.uint8)
+    top, left = (size - h) // 2, (size - w) // 2
+    out[top : top + h, left : left + w] = grey
+    return out
+
+
+def cache(root: str | Path, paths: Sequence[str], size: int, folder: str | Path) -> tuple[NDArray[Any], pd.DataFrame]:
+    """Every picture decoded once: a memory map (N, size, size) uint8, and a table of facts, both in the order of `paths`.
+
+    The table holds `width`, `height`, `format`, `bytes`, `sha256` and `status` (`ok`, or why not; then the picture is
+    black). Files are kept in `folder`, keyed by path, length and time of change, so a changed file is decoded anew.
+    """
+    root, folder = Path(root), Path(folder)
+    key = [VERSION, size, str(root.resolve()), [(p, *_stamp(root / p)) for p in paths]]
+    stem = folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:20]}-{size}"
+    kept = _kept(stem, len(paths), size)
+    return kept if kept is not None else _fill(root, paths, size, stem)
+
+
+def _kept(stem: Path, n: int, size: int) -> tuple[NDArray[Any], pd.DataFrame] | None:
+    """The cache that an earlier run left, or None if it is absent or torn."""
+    try:
+        pixels = np.load(f"{stem}.npy", mmap_mode="r")
+        facts = pd.read_csv(f"{stem}.csv", dtype={"format": str, "sha256": str, "status": str}, keep_default_na=False)
+    except (OSError, ValueError):
+        return None
+    return (pixels, facts) if pixels.shape == (n, size, size) and len(facts) == n else None
+
+
+def _fill(root: Path, paths: Sequence[str], size: int, stem: Path) -> tuple[NDArray[Any], pd.DataFrame]:
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    torn = Path(f"{stem}.{os.getpid()}.tmp")
+    pixels = np.lib.format.open_memmap(torn, mode="w+", dtype=np.uint8, shape=(len(paths), size, size))
+
+    def one(i: int) -> dict[str, Any]:
+        grey, facts = _probe(root / paths[i], size)
+        if grey is not None:
+            pixels[i] = letterbox(grey, size)
+        return facts
+
+    try:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow, OpenCV and hashlib let go of the interpreter
+            rows = list(tqdm(pool.map(one, range(len(paths))), "decode", len(paths), unit="img", leave=False))
+        pixels.flush()
+        facts = pd.DataFrame(rows, columns=["width", "height", "format", "bytes", "sha256", "status"])
+        facts.to_csv(f"{torn}.csv", index=False)
+        Path(f"{torn}.csv").replace(f"{stem}.csv")
+        torn.replace(f"{stem}.npy")
+    finally:
+        torn.unlink(missing_ok=True)
+    return np.load(f"{stem}.npy", mmap_mode="r"), facts
+
+
+def _probe(path: Path, size: int) -> tuple[Grey | None, dict[str, Any]]:
+    facts: dict[str, Any] = {"width": 0, "height": 0, "format": "", "bytes": 0, "sha256": "", "status": "ok"}
+    try:
+        data = _bytes(path)
+        facts |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        grey, found = decode(data, size)
+    except ImageError as error:
+        return None, facts | {"status": f"unreadable: {error}"}
+    return grey, facts | found
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot be opened ({error.strerror})") from error
+    if not data:
+        raise ImageError("empty (0 bytes)")
+    return data
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return (-1, -1)
+    return (stat.st_size, stat.st_mtime_ns)
+
+
+def _grey(picture: Image.Image) -> Grey:
+    """Any mode as uint8; more than 8 bits are stretched from their own minimum and maximum."""
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+        deep = np.asarray(picture, np.float32)
+        low, high = float(deep.min()), float(deep.max())
+        return ((deep - low) * (255 / max(high - low, 1e-6))).round().astype(np.uint8)
+    if picture.mode in ("LA", "PA", "RGBA", "P"):  # what is transparent shows black
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, (0, 0, 0, 255)), picture)
+    return np.array(picture.convert("L"))

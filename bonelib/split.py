@@ -1,0 +1,111 @@
+"""Groups to train, val and test; what an epoch draws; what a class weighs."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pandas as pd
+from imblearn.over_sampling import RandomOverSampler
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold
+
+from bonelib.config import CLASSES, Config
+
+COLUMNS = ["path", "label", "group", "split", "fold", "draws"]
+
+
+class SplitError(ValueError):
+    """Data that cannot be parted as asked; the message says how many groups each class needs."""
+
+
+def usable(table: pd.DataFrame) -> pd.DataFrame:
+    """The audited table's rows to learn from: readable, no further copy of another row, no conflicting label."""
+    words = table["issues"].fillna("").str.split(";")
+    kept = (table["status"] == "ok") & ~words.map(lambda w: bool({"copy", "conflict"} & set(w)))
+    return table[kept].reset_index(drop=True)
+
+
+def split(table: pd.DataFrame, cfg: Config, fold: int = 0, repeat: int = 0) -> pd.DataFrame:
+    """`path, label, group, split, fold, draws` of every usable row.
+
+    Folds are grouped and stratified (scikit-learn's StratifiedGroupKFold). Fold `fold` is the test split, a like part of
+    the rest is val; without cross-validation there are 1 / test_size folds. No group stands on two sides.
+    Raises SplitError if a class has too few groups.
+    """
+    rows = usable(table)
+    y = _numbers(rows["label"])
+    outer = cfg.folds or round(1 / cfg.test_size)
+    inner = max(2, round((1 - 1 / outer) / cfg.val_size))
+    if not 0 <= fold < outer:
+        raise SplitError(f"fold = {fold}: allowed is 0 to {outer - 1}")
+    _check_size(rows, outer)
+    seed = cfg.seed + 1000 * repeat
+    folds = _folds(y, rows["group"], outer, seed)
+    rest = np.flatnonzero(folds != fold)
+    val = rest[_folds(y[rest], rows["group"].iloc[rest], inner, seed + 1 + fold) == 0]
+    part = np.full(len(rows), "train", dtype=object)
+    part[folds == fold], part[val] = "test", "val"
+    out = rows[["path", "label", "group"]].assign(split=part, fold=folds)
+    for name in ("train", "val", "test"):
+        missing = set(CLASSES) - set(out["label"][out["split"] == name])
+        if missing:
+            raise SplitError(
+                f"{name} got no image of {', '.join(sorted(missing))}: the groups are too large to part evenly. "
+                f"Use another seed (now {cfg.seed}), fewer folds (now {outer}) or a larger test_size and val_size"
+            )
+    return out.assign(draws=_draws(out, y, cfg))
+
+
+def class_weights(splits: pd.DataFrame, balance: str) -> NDArray[np.float32]:
+    """(3,) float32, mean 1 over what an epoch draws: what the loss multiplies each class by.
+
+    They come from what is drawn, so oversampling leaves them at 1; only `both` corrects twice, as the original did.
+    """
+    if balance == "none":
+        return np.ones(len(CLASSES), np.float32)
+    train = splits[splits["split"] == "train"]
+    y = _numbers(train["label"])
+    drawn = np.bincount(y, train["draws"], len(CLASSES))
+    counts = np.bincount(y, minlength=len(CLASSES)) if balance == "both" else drawn
+    weights = 1 / counts
+    return (weights * drawn.sum() / (weights * drawn).sum()).astype(np.float32)
+
+
+def digest(splits: pd.DataFrame) -> str:
+    """A hash of who stands where: two runs with the same one may be compared, and one may resume the other."""
+    return hashlib.sha256(splits[COLUMNS].to_csv(index=False).encode()).hexdigest()[:16]
+
+
+def _draws(out: pd.DataFrame, y: NDArray[np.int64], cfg: Config) -> NDArray[np.int64]:
+    """How often an epoch draws each row: training rows once, or as often as RandomOverSampler picks them."""
+    train = np.flatnonzero(out["split"] == "train")
+    picked = train
+    if cfg.balance in ("oversample", "both"):
+        sampler = RandomOverSampler(random_state=cfg.seed)
+        picked = sampler.fit_resample(train[:, None], y[train])[0][:, 0]
+    return np.bincount(picked, minlength=len(out))
+
+
+def _folds(y: NDArray[np.int64], groups: pd.Series, k: int, seed: int) -> NDArray[np.int64]:
+    """(N,) the fold of each row, 0..k-1."""
+    folds = np.zeros(len(y), np.int64)
+    parts = StratifiedGroupKFold(k, shuffle=True, random_state=seed).split(y, y, groups)
+    for i, (_, held_out) in enumerate(parts):
+        folds[held_out] = i
+    return folds
+
+
+def _check_size(rows: pd.DataFrame, outer: int) -> None:
+    have = rows.groupby("label")["group"].nunique().reindex(CLASSES, fill_value=0)
+    need = max(outer, 3)
+    if have.min() < need:
+        listed = ", ".join(f"{c} {n}" for c, n in have.items())
+        raise SplitError(
+            f"too few groups (patients, or images of unknown patients) to part: found {listed}; "
+            f"{outer} folds need at least {need} of each class. Add images, or use fewer folds or a larger test_size"
+        )
+
+
+def _numbers(labels: pd.Series) -> NDArray[np.int64]:
+    return labels.map(CLASSES.index).to_numpy(np.int64)
