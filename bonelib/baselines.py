@@ -1,0 +1,140 @@
+"""What is reached without a network: the majority class, grey levels and texture, metadata, the image corners."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+from sklearn.compose import make_column_transformer
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from bonelib.config import CLASSES
+
+CATALOG = {"path", "label", "patient", "width", "height", "format", "bytes", "sha256", "pixels", "status", "group"} | {
+    "issues",
+    "split",
+    "fold",
+    "draws",
+}  # the catalog's own columns: what is left is metadata of the patient
+DEFINES = re.compile(
+    r"t.?score|z.?score|bmd|density|diagnos|label|class|target|qus|fracture.?risk|frax|(^|_)id$|image|file|name", re.I
+)
+# rotation-invariant uniform patterns (Ojala 2002, doi 10.1109/TPAMI.2002.1017623): 0..8 set neighbours, 9 for the rest
+_BITS = (np.arange(256)[:, None] >> np.arange(8)) & 1
+_CODE = np.where((np.roll(_BITS, 1, 1) != _BITS).sum(1) <= 2, _BITS.sum(1), 9).astype(np.uint8)
+_AROUND = ((-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1))
+
+
+def metadata_columns(table: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """Columns that may predict, and those left out because they define the label or name the image."""
+    own = [c for c in table.columns if c not in CATALOG and not c.startswith("p_") and table[c].notna().any()]
+    return [c for c in own if not DEFINES.search(c)], [c for c in own if DEFINES.search(c)]
+
+
+def _share(values: np.ndarray, count: int) -> np.ndarray:
+    """Histogram of small integers as shares: (count,)."""
+    return np.bincount(values.ravel(), minlength=count)[:count] / values.size
+
+
+def _patterns(grey: np.ndarray, step: int) -> np.ndarray:
+    """Local binary patterns of one (H, W) image at a radius, as shares: (10,)."""
+    h, w = grey.shape
+    inner = grey[step : h - step, step : w - step]
+    code = np.zeros(inner.shape, np.uint8)
+    for bit, (dy, dx) in enumerate(_AROUND):
+        y, x = step * (1 + dy), step * (1 + dx)
+        code |= (grey[y : y + inner.shape[0], x : x + inner.shape[1]] >= inner).astype(np.uint8) << bit
+    return _share(_CODE[code], 10)
+
+
+def texture(images: np.ndarray) -> np.ndarray:
+    """Histogram of grey levels and local binary patterns at 1, 2 and 4 px: (N, S, S) uint8 to (N, 62)."""
+    return np.stack([np.concatenate([_share(g >> 3, 32), *(_patterns(g, step) for step in (1, 2, 4))]) for g in images])
+
+
+def corners(images: np.ndarray, cells: int = 8) -> np.ndarray:
+    """Mean and spread of the four corners, 2 x 2 cells of a coarse grid each: (N, S, S) uint8 to (N, 32)."""
+    step = images.shape[1] // cells
+    grid = np.stack([g[: step * cells, : step * cells].reshape(cells, step, cells, step) for g in images]).astype(
+        np.float32
+    )
+    outer = np.isin(np.arange(cells), (0, 1, cells - 2, cells - 1))
+    kept = outer[:, None] & outer
+    return np.concatenate([grid.mean((2, 4))[:, kept], grid.std((2, 4))[:, kept]], 1)
+
+
+def _regression():
+    return LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000)
+
+
+def _fill(model, rows) -> np.ndarray:
+    """Probabilities (N, 3) of a fitted model, 0 for classes it never saw."""
+    probs = np.zeros((len(rows), len(CLASSES)))
+    probs[:, model.classes_] = model.predict_proba(rows)
+    return probs
+
+
+def majority(y_train, count: int) -> np.ndarray:
+    """The training shares of the classes for every image: (count, 3); their argmax is the majority class."""
+    return np.tile(np.bincount(y_train, minlength=len(CLASSES)) / len(y_train), (count, 1))
+
+
+def regression(x_train, y_train, x_test) -> np.ndarray:
+    """Logistic regression on standardised features, classes weighted equally: (N, 3)."""
+    if len(set(y_train)) < 2:
+        return majority(y_train, len(x_test))
+    return _fill(make_pipeline(StandardScaler(), _regression()).fit(x_train, y_train), x_test)
+
+
+def intensity(train_images, y_train, test_images) -> np.ndarray:
+    """Logistic regression on histogram and texture: images (N, S, S) uint8, (N, 3) out."""
+    return regression(texture(train_images), y_train, texture(test_images))
+
+
+def _encoder(table: pd.DataFrame, columns: list[str]):
+    """Median-filled and standardised numbers, one-hot categories that more than two rows share."""
+    numeric = [c for c in columns if pd.api.types.is_numeric_dtype(table[c])]
+    words = [c for c in columns if c not in numeric]
+    return make_column_transformer(
+        (make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler()), numeric),
+        (OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=3, sparse_output=False), words),
+    )
+
+
+def encode(train: pd.DataFrame, test: pd.DataFrame, columns: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Metadata of train and test rows as numbers, learnt on train rows alone."""
+    train, test = (t[columns].copy() for t in (train, test))
+    for c in columns:
+        if not pd.api.types.is_numeric_dtype(train[c]):
+            train[c], test[c] = (t[c].astype(object).where(t[c].notna(), "missing").astype(str) for t in (train, test))
+    encoder = _encoder(train, columns).fit(train)
+    return encoder.transform(train), encoder.transform(test)
+
+
+def predict(splits: pd.DataFrame, images: np.ndarray, catalog: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Test rows of every baseline: path, label, group, baseline, p_normal, p_osteopenia, p_osteoporosis.
+
+    splits: path, label, group, split. images: (N, S, S) uint8 in the order of splits. catalog: metadata by path.
+    """
+    train, test = (np.flatnonzero((splits["split"] == part).to_numpy()) for part in ("train", "test"))
+    y = splits["label"].map(CLASSES.index).to_numpy()
+    features = {"intensity": texture(images), "corners": corners(images)}
+    probs = {"majority": majority(y[train], len(test))}
+    columns = metadata_columns(catalog)[0] if catalog is not None else []
+    if columns:
+        table = catalog.drop_duplicates("path").set_index("path").reindex(splits["path"])
+        known = encode(table.iloc[train], table.iloc[test], columns)
+        probs["metadata"] = regression(known[0], y[train], known[1])
+        both = [np.hstack([k, features["intensity"][rows]]) for k, rows in zip(known, (train, test), strict=True)]
+        probs["metadata_image"] = regression(both[0], y[train], both[1])
+    probs |= {name: regression(x[train], y[train], x[test]) for name, x in features.items()}
+    rows = splits.iloc[test][["path", "label", "group"]].reset_index(drop=True)
+    named = [
+        rows.assign(baseline=name, **dict(zip(["p_" + c.lower() for c in CLASSES], p.T, strict=True)))
+        for name, p in probs.items()
+    ]
+    return pd.concat(named, ignore_index=True)

@@ -1,0 +1,182 @@
+"""From predictions.csv to metrics.json: the test split's figures, what they are compared with, and what they allow."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from bonelib import calibrate, metrics, verdict
+from bonelib.config import CLASSES
+
+SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "quadratic_kappa", "expected_cost")
+
+
+def _part(predictions: pd.DataFrame, tta: str, part: str) -> pd.DataFrame:
+    """Rows of one kind of prediction and one split, in the order of their paths."""
+    rows = predictions[(predictions["tta"] == tta) & (predictions["split"] == part)].sort_values(
+        "path", ignore_index=True
+    )
+    if rows["path"].duplicated().any():
+        raise ValueError(
+            f"predictions hold {rows['path'].duplicated().sum()} paths twice for {tta}, {part}: expected one row each"
+        )
+    return rows
+
+
+def _y(rows: pd.DataFrame) -> np.ndarray:
+    return rows["label"].map(CLASSES.index).to_numpy(int)
+
+
+def _probs(rows: pd.DataFrame) -> np.ndarray:
+    return rows[metrics.PROBS].to_numpy(float)
+
+
+def _calibration(val: pd.DataFrame, test: pd.DataFrame, priors) -> tuple[dict, np.ndarray, np.ndarray]:
+    """Figures before and after undoing the training prior and fitting a temperature; both splits' new probs."""
+    before, y, groups = _probs(test), _y(test), test["group"]
+    undone = [calibrate.reweight(_probs(rows), *priors) if priors is not None else _probs(rows) for rows in (val, test)]
+    temperature = calibrate.fit_temperature(undone[0], _y(val))
+    after = [calibrate.apply_temperature(p, temperature) for p in undone]
+
+    def stage(probs):
+        top, hit = probs.max(1), probs.argmax(1) == y
+        return {
+            "ece": metrics.figures(y, probs)["ece"],
+            "ece_floor": calibrate.ece_floor(probs),
+            "classwise_ece": dict(zip(CLASSES, calibrate.classwise_ece(y, probs), strict=True)),
+            "log_loss": metrics.figures(y, probs)["log_loss"],
+            "brier": calibrate.brier_parts(y, probs),
+            "reliability": calibrate.reliability(top, hit, groups),
+        }
+
+    block = {"temperature": temperature, "fitted_on": len(val), "before": stage(before), "after": stage(after[1])}
+    if priors is not None:
+        block["priors"] = {"learnt_with": list(map(float, priors[0])), "of_the_data": list(map(float, priors[1]))}
+    return block, *after
+
+
+def _selective(val: pd.DataFrame, test: pd.DataFrame, probs_val, probs_test, target: float) -> dict:
+    """Threshold chosen on val for a target accuracy, what it gives on test, and the test's coverage-risk curve."""
+    curve = calibrate.coverage_risk(_y(test), probs_test)
+    threshold = calibrate.choose_threshold(_y(val), probs_val, target) if len(val) else None
+    block = {"target_accuracy": target, "threshold": threshold, "curve": curve}
+    if threshold is not None:
+        kept = probs_test.max(1) >= threshold
+        block |= {"answered": int(kept.sum()), "coverage": float(kept.mean())}
+        if kept.any():
+            held = metrics.intervals(_y(test)[kept], probs_test[kept], test["group"][kept], resamples=300)["accuracy"]
+            block["accuracy"] = held
+    return block
+
+
+def _ordinal(y: np.ndarray, probs: np.ndarray) -> dict[str, int]:
+    """Counts of errors by direction and distance in classes."""
+    step = probs.argmax(1) - y
+    return {
+        "correct": int((step == 0).sum()),
+        "one class too healthy": int((step == -1).sum()),
+        "one class too ill": int((step == 1).sum()),
+        "Osteoporosis called Normal": int((step == -2).sum()),
+        "Normal called Osteoporosis": int((step == 2).sum()),
+    }
+
+
+def _subgroups(test: pd.DataFrame, table: pd.DataFrame | None, smallest: int, **options) -> dict:
+    """Figures by each metadata column: categories, or thirds of a number, that hold at least `smallest` groups."""
+    out = {}
+    for column in [] if table is None else table.columns.drop("path", errors="ignore"):
+        values = table.drop_duplicates("path").set_index("path")[column].reindex(test["path"]).reset_index(drop=True)
+        if pd.api.types.is_numeric_dtype(values) and values.nunique() > 5:
+            cut = pd.qcut(values, 3, duplicates="drop", precision=0)
+            values = cut.map(lambda i: f"{i.left:g} to {i.right:g}" if pd.notna(i) else i).astype(object)
+        names = values.astype(object).where(values.notna(), "not known").astype(str)
+        blocks = {}
+        for name in sorted(names.unique()):
+            rows = test[(names == name).to_numpy()]
+            if rows["group"].nunique() >= smallest:
+                held = metrics.intervals(_y(rows), _probs(rows), rows["group"], **options)
+                blocks[name] = {"images": len(rows), "groups": int(rows["group"].nunique())} | {
+                    k: held[k] for k in SHOWN
+                }
+        if len(blocks) > 1:
+            out[column] = blocks
+    return out
+
+
+def evaluate(
+    predictions: pd.DataFrame,
+    baselines: pd.DataFrame | None = None,
+    metadata: pd.DataFrame | None = None,
+    *,
+    cost=None,
+    prevalence=None,
+    priors=None,
+    target: float = 0.9,
+    smallest: int = 10,
+    headline: str = "plain",
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict:
+    """metrics.json's content. Test rows give the figures; val rows fit the temperature and the threshold.
+
+    predictions: path, label, group, split, tta, p_normal, p_osteopenia, p_osteoporosis. baselines: from
+    `baselines.predict`. metadata: path and the columns to take subgroups by. cost: (3, 3), rows truth, columns call,
+    default the distance in classes. prevalence: three shares at the clinic. priors: (what training drew, what the
+    data holds), undone if given.
+    """
+    options = {"cost": cost, "resamples": resamples, "seed": seed}
+    kinds = [k for k in ("plain", "tta") if (predictions["tta"] == k).any()]
+    tests = {k: _part(predictions, k, "test") for k in kinds}
+    first = tests[headline if headline in kinds else kinds[0]]
+    y, groups, probs = _y(first), first["group"].astype(str), _probs(first)
+    out = {
+        "model": headline if headline in kinds else kinds[0],
+        "counts": {
+            "images": len(y),
+            "groups": int(groups.nunique()),
+            "images_per_class": {c: int((y == i).sum()) for i, c in enumerate(CLASSES)},
+            "groups_per_class": {c: int(groups[y == i].nunique()) for i, c in enumerate(CLASSES)},
+        },
+        "test": {k: metrics.intervals(y, _probs(t), groups, **options) for k, t in tests.items()},
+        "confusion": {k: metrics.confusion(y, _probs(t)).tolist() for k, t in tests.items()},
+        "ordinal": {k: _ordinal(y, _probs(t)) for k, t in tests.items()},
+        "baselines": {},
+        "differences": {},
+    }
+    if len(kinds) == 2:
+        out["differences"]["tta_minus_plain"] = metrics.paired(
+            y, _probs(tests["tta"]), _probs(tests["plain"]), groups, **options
+        )
+    for name, rows in [] if baselines is None else baselines.groupby("baseline", sort=False):
+        other = _probs(rows.set_index("path").loc[first["path"]])
+        out["baselines"][name] = metrics.intervals(y, other, groups, **options)
+        out["differences"][f"model_minus_{name}"] = metrics.paired(y, probs, other, groups, **options)
+    out["calibration"], out["selective"] = {}, {}
+    for kind in kinds:
+        val = _part(predictions, kind, "val")
+        out["calibration"][kind], *new = _calibration(val, tests[kind], priors)
+        out["selective"][kind] = _selective(val, tests[kind], *new, target)
+    if prevalence is not None:
+        shares = np.asarray(prevalence, float) / np.sum(prevalence)
+        out["at_prevalence"] = {
+            "prevalence": dict(zip(CLASSES, shares.tolist(), strict=True)),
+            **metrics.intervals(y, probs, groups, prevalence=shares, **options),
+        }
+    out["subgroups"] = _subgroups(first, metadata, smallest, **options)
+    out["verdict"] = verdict.performance(out)
+    return out
+
+
+def count_read(predictions: pd.DataFrame, model: str, ledger: Path) -> int:
+    """How many different models have read this test split: kept in `ledger` (JSON) by a hash of paths and labels."""
+    test = predictions.loc[predictions["split"] == "test", ["path", "label"]].drop_duplicates().sort_values("path")
+    key = hashlib.sha256(test.to_csv(index=False).encode()).hexdigest()[:16]
+    book = json.loads(ledger.read_text()) if ledger.exists() else {}
+    book[key] = sorted({*book.get(key, []), model})
+    ledger.parent.mkdir(parents=True, exist_ok=True)
+    ledger.write_text(json.dumps(book, indent=2))
+    return len(book[key])

@@ -1,0 +1,244 @@
+"""Figures of a classifier with intervals: every resample is a row of weights, so 1000 are a few matrix products."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from scipy.special import ndtr, stdtrit
+
+from bonelib import calibrate
+from bonelib.config import CLASSES
+
+PROBS = ["p_" + name.lower() for name in CLASSES]
+SCALARS = (
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "weighted_f1",
+    "auroc",
+    "quadratic_kappa",
+    "expected_cost",
+    "brier",
+    "log_loss",
+    "ece",
+)
+PER_CLASS = ("sensitivity", "specificity", "ppv", "npv", "class_auroc")
+PROPORTIONS = ("accuracy", "sensitivity", "specificity", "ppv", "npv")
+COST = np.abs(np.subtract.outer(np.arange(3), np.arange(3))).astype(float)  # rows truth, columns call: classes apart
+BINARY = {"low bone mass vs normal": (1, 2), "osteoporosis vs rest": (2,)}
+
+
+def _inputs(y, probs) -> tuple[np.ndarray, np.ndarray]:
+    """Checked copies: y (N,) int 0..2, probs (N, 3) float64, rows sum to 1."""
+    y, probs = np.asarray(y), np.asarray(probs, dtype=float)
+    if probs.shape != (len(y), len(CLASSES)) or not len(y):
+        raise ValueError(f"probs has shape {probs.shape}: expected ({len(y)}, {len(CLASSES)}) with at least one row")
+    if not np.isfinite(probs).all() or (probs < 0).any() or np.abs(probs.sum(1) - 1).max() > 1e-3:
+        raise ValueError("probs: expected finite rows of probabilities that sum to 1")
+    if not np.isin(y, range(len(CLASSES))).all():
+        raise ValueError(f"y holds {sorted(set(y.tolist()))}: expected class indices 0 to {len(CLASSES) - 1}")
+    return y.astype(int), probs
+
+
+def _mean(x: np.ndarray) -> np.ndarray:
+    """Mean over the last axis of what is defined; NaN where nothing is."""
+    return np.nansum(x, -1) / np.isfinite(x).sum(-1)
+
+
+def _ranked(score: np.ndarray, positive: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weight of positives and of negatives at each distinct score, ascending: two (R, T)."""
+    order = np.argsort(score, kind="stable")
+    starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf))
+    at, pos = w[:, order], positive[order]
+    return np.add.reduceat(at * pos, starts, 1), np.add.reduceat(at * ~pos, starts, 1)
+
+
+def _auroc(score: np.ndarray, positive: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve, ties counted half (Mann-Whitney), one a resample: (R,)."""
+    pos, neg = _ranked(score, positive, w)
+    below = neg.cumsum(1) - neg / 2
+    return (pos * below).sum(1) / (pos.sum(1) * neg.sum(1))
+
+
+def _sensitivity_at(score: np.ndarray, positive: np.ndarray, w: np.ndarray, specificity: float) -> np.ndarray:
+    """Highest sensitivity among thresholds that keep the given specificity: (R,)."""
+    pos, neg = (x[:, ::-1].cumsum(1) for x in _ranked(score, positive, w))
+    kept = neg / neg[:, -1:] <= 1 - specificity + 1e-12
+    return np.where(np.isnan(neg[:, -1] / neg[:, -1]), np.nan, (pos * kept).max(1) / pos[:, -1])
+
+
+def _scores(y: np.ndarray, probs: np.ndarray, w: np.ndarray, cost: np.ndarray) -> dict[str, np.ndarray]:
+    """Every figure under each row of weights w (R, N): (R,) for scalars, (R, 3) for per-class ones."""
+    called, top, k = probs.argmax(1), probs.max(1), len(CLASSES)
+    matrix = (w @ np.eye(k * k)[y * k + called]).reshape(-1, k, k)  # rows truth, columns call
+    total, truth, call = matrix.sum((1, 2)), matrix.sum(2), matrix.sum(1)
+    hit = matrix.diagonal(axis1=1, axis2=2)
+    rest = total[:, None] - truth - call + hit
+    f1 = 2 * hit / (truth + call)
+    squares = np.square(np.subtract.outer(np.arange(k), np.arange(k)))
+    expected = truth[:, :, None] * call[:, None, :] / total[:, None, None]
+    sensitivity = hit / truth
+    class_auroc = np.stack([_auroc(probs[:, c], y == c, w) for c in range(k)], 1)
+    losses = np.square(probs - np.eye(k)[y]).sum(1), -np.log(probs[np.arange(len(y)), y].clip(1e-15))
+    brier, log_loss = (w @ loss / total for loss in losses)
+    gap = np.abs(w @ (calibrate.bins(top) * (top - (called == y))[:, None]))  # (R, bins)
+    return {
+        "accuracy": hit.sum(1) / total,
+        "balanced_accuracy": _mean(sensitivity),
+        "macro_f1": _mean(f1),
+        "weighted_f1": np.nansum(f1 * truth, 1) / total,
+        "auroc": _mean(class_auroc),
+        "quadratic_kappa": 1 - (matrix * squares).sum((1, 2)) / (expected * squares).sum((1, 2)),
+        "expected_cost": (matrix * cost).sum((1, 2)) / total,
+        "brier": brier,
+        "log_loss": log_loss,
+        "ece": gap.sum(1) / total,
+        "sensitivity": sensitivity,
+        "specificity": rest / (total[:, None] - truth),
+        "ppv": hit / call,
+        "npv": rest / (total[:, None] - call),
+        "class_auroc": class_auroc,
+    }
+
+
+def _binary(y: np.ndarray, probs: np.ndarray, w: np.ndarray, specificity: float = 0.9) -> dict[str, np.ndarray]:
+    """AUROC and sensitivity at fixed specificity of each binary read-out: (R,) each."""
+    out = {}
+    for name, classes in BINARY.items():
+        score, positive = probs[:, classes].sum(1), np.isin(y, classes)
+        out[f"{name}: auroc"] = _auroc(score, positive, w)
+        out[f"{name}: sensitivity at {specificity:.0%} specificity"] = _sensitivity_at(score, positive, w, specificity)
+    return out
+
+
+def _weights(y, groups, resamples: int, seed: int, prevalence=None) -> Iterator[np.ndarray]:
+    """Blocks of resampling weights (r, N): whole groups drawn with replacement, then reweighted to a prevalence."""
+    index = np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
+    count, rng = index.max() + 1, np.random.default_rng(seed)
+    block = max(1, 4_000_000 // len(index))
+    for start in range(0, resamples, block):
+        w = rng.multinomial(count, np.full(count, 1 / count), min(block, resamples - start))[:, index]
+        yield _shift(w.astype(float), y, prevalence)
+
+
+def _shift(w: np.ndarray, y: np.ndarray, prevalence) -> np.ndarray:
+    """Weights under which the classes present stand in the proportions of `prevalence`."""
+    if prevalence is None:
+        return w
+    present = w @ np.eye(len(CLASSES))[y]
+    return w * (np.asarray(prevalence, float) / np.where(present > 0, present, 1))[:, y] * w.sum(1, keepdims=True)
+
+
+def _sampled(function, y, groups, resamples: int, seed: int, prevalence=None) -> tuple[dict, dict]:
+    """A function of weights at the data itself and at every resample: (values, resampled values)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = function(_shift(np.ones((1, len(y))), y, prevalence))
+        blocks = [function(w) for w in _weights(y, groups, resamples, seed, prevalence)]
+    return ({k: v[0] for k, v in value.items()}, {k: np.concatenate([b[k] for b in blocks]) for k in value})
+
+
+def _number(x) -> float | None:
+    """A plain float, or None where it is not defined."""
+    return float(x) if np.isfinite(x) else None
+
+
+def _nested(values: dict, leaf) -> dict:
+    """{name: leaf} with per-class figures opened into {class: leaf}; leaf gets (name, class index or None)."""
+    return {
+        name: leaf(name, None) if np.ndim(value) == 0 else {c: leaf(name, i) for i, c in enumerate(CLASSES)}
+        for name, value in values.items()
+    }
+
+
+def _percentiles(draws: np.ndarray, count: int) -> tuple[float, float]:
+    """95% percentile interval, expanded for few groups (Hesterberg 2015, doi 10.1080/00031305.2015.1089789)."""
+    draws = draws[np.isfinite(draws)]
+    if count < 2 or len(draws) < 20:
+        return np.nan, np.nan
+    tail = ndtr(np.sqrt(count / (count - 1)) * stdtrit(count - 1, 0.025))
+    return tuple(np.quantile(draws, [tail, 1 - tail]))
+
+
+def _interval(name: str, value: float, draws: np.ndarray, count: int, rows: int) -> dict[str, float | None]:
+    """{"value", "low", "high"}: Wilson at the effective size for proportions and perfect scores, else percentiles."""
+    finite = draws[np.isfinite(draws)]
+    if not np.isfinite(value) or count < 2 or len(finite) < 20:
+        return {"value": _number(value), "low": None, "high": None}
+    spread = finite.var() * count / (count - 1)
+    flat = spread < 1e-12  # no resample differs: no error was seen, or no call of a class
+    if name in PROPORTIONS or (flat and value > 1 - 1e-9):
+        low, high = calibrate.wilson(value, count if flat else min(value * (1 - value) / spread, rows))
+    elif flat and name == "expected_cost":
+        low, high = value, np.nan
+    else:
+        low, high = _percentiles(finite, count)
+        if name == "ece":  # resampling adds to ECE what sampling added already: reflect (basic bootstrap)
+            low, high = max(0.0, 2 * value - high), max(0.0, 2 * value - low)
+    return {"value": _number(value), "low": _number(low), "high": _number(high)}
+
+
+def confusion(y, probs) -> np.ndarray:
+    """Counts (3, 3): rows truth, columns call."""
+    y, probs = _inputs(y, probs)
+    return np.bincount(y * 3 + probs.argmax(1), minlength=9).reshape(3, 3)
+
+
+def figures(y, probs, cost=None, prevalence=None) -> dict:
+    """Every figure without interval: floats, per-class ones as {class: float}; None where not defined."""
+    y, probs = _inputs(y, probs)
+    values, _ = _sampled(
+        lambda w: _scores(y, probs, w, COST if cost is None else np.asarray(cost, float)),
+        y,
+        np.zeros(len(y)),
+        1,
+        0,
+        prevalence,
+    )
+    return _nested(values, lambda name, i: _number(values[name] if i is None else values[name][i]))
+
+
+def intervals(y, probs, groups, cost=None, resamples: int = 1000, seed: int = 0, prevalence=None) -> dict:
+    """Every figure as {"value", "low", "high"}: 95%, groups resampled; binary read-outs under "binary"."""
+    y, probs = _inputs(y, probs)
+    cost = COST if cost is None else np.asarray(cost, float)
+    groups = np.asarray(groups).astype(str)
+    values, draws = _sampled(
+        lambda w: _scores(y, probs, w, cost) | _binary(y, probs, w), y, groups, resamples, seed, prevalence
+    )
+    called = probs.argmax(1)
+    behind = {
+        "sensitivity": lambda c: y == c,
+        "specificity": lambda c: y != c,
+        "ppv": lambda c: called == c,
+        "npv": lambda c: called != c,
+        "class_auroc": lambda c: y == c,
+    }  # the images a per-class figure rests on
+
+    def leaf(name, i):
+        if i is None:
+            return _interval(name, values[name], draws[name], len(set(groups)), len(y))
+        rows = behind[name](i)
+        return _interval(name, values[name][i], draws[name][:, i], len(set(groups[rows])), rows.sum())
+
+    nested = _nested(values, leaf)
+    return {k: v for k, v in nested.items() if ":" not in k} | {"binary": {k: v for k, v in nested.items() if ":" in k}}
+
+
+def paired(y, probs_a, probs_b, groups, cost=None, resamples: int = 1000, seed: int = 0) -> dict:
+    """Differences a minus b as {"value", "low", "high"}, both seen on the same resamples of groups."""
+    (y, a), (_, b) = _inputs(y, probs_a), _inputs(y, probs_b)
+    cost, count = COST if cost is None else np.asarray(cost, float), len(set(np.asarray(groups).astype(str)))
+
+    def difference(w):
+        one, other = _scores(y, a, w, cost), _scores(y, b, w, cost)
+        return {name: one[name] - other[name] for name in one}
+
+    values, draws = _sampled(difference, y, groups, resamples, seed)
+
+    def leaf(name, i):
+        value, drawn = (values[name], draws[name]) if i is None else (values[name][i], draws[name][:, i])
+        low, high = _percentiles(drawn, count) if np.isfinite(value) else (np.nan, np.nan)
+        return {"value": _number(value), "low": _number(low), "high": _number(high)}
+
+    return _nested(values, leaf)

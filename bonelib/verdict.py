@@ -1,0 +1,127 @@
+"""What the figures and the audit say, in sentences. One rule decides every comparison: the paired interval of AUROC."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+WIDE = 0.1  # half-width of a difference in AUROC above which the test split is called too small
+NAMES = {
+    "majority": "the majority class",
+    "intensity": "the intensity baseline",
+    "metadata": "metadata alone",
+    "metadata_image": "metadata with simple image features",
+    "corners": "the image corners alone",
+}
+
+
+def span(figure: dict | None, signed: bool = False) -> str:
+    """«0.71 (0.62 to 0.79)», or «not defined»."""
+    if not figure or figure.get("value") is None:
+        return "not defined"
+    value, low, high = (
+        None if (x := figure.get(k)) is None else f"{round(x, 2) + 0.0:{'+' if signed else ''}.2f}"
+        for k in ("value", "low", "high")
+    )
+    return f"{value} (interval not defined)" if low is None or high is None else f"{value} ({low} to {high})"
+
+
+def _comparison(difference: dict, subject: str, other: str) -> str:
+    """One sentence from the paired difference in AUROC, with macro-F1 beside it."""
+    auroc = difference.get("auroc") or {}
+    low, high = auroc.get("low"), auroc.get("high")
+    told = f"AUROC {span(auroc, True)}, macro-F1 {span(difference.get('macro_f1'), True)}"
+    if low is None or high is None:
+        return f"{subject} against {other}: too few test images to tell ({told})."
+    if low > 0:
+        return f"{subject} is better than {other} ({told})."
+    if high < 0:
+        return f"{subject} is worse than {other} ({told})."
+    if (high - low) / 2 > WIDE:
+        return f"{subject} against {other}: too few test images to tell ({told})."
+    return f"{subject} is not distinguishable from {other} ({told})."
+
+
+def learnt(metrics: dict) -> bool | None:
+    """Whether the model ranks the classes better than chance: AUROC's interval above 0.5; None where not defined."""
+    auroc = metrics["test"][metrics["model"]]["auroc"]
+    return None if auroc["low"] is None else auroc["low"] > 0.5
+
+
+def performance(metrics: dict) -> list[str]:
+    """The verdict on the model, from `evaluation.evaluate`'s figures alone."""
+    figure, counts = metrics["test"][metrics["model"]], metrics["counts"]
+    out = []
+    scarce = [f"{c} {n}" for c, n in counts["groups_per_class"].items() if n < 10]
+    if scarce:
+        out.append(f"The test split is small: {', '.join(scarce)} independent patients; read the intervals first.")
+    said = {
+        True: "The model tells the classes apart better than chance",
+        None: "Too few test images to tell whether the model has learnt anything",
+        False: "The model has learnt nothing that this test split can show: it is not above the majority class",
+    }
+    out.append(f"{said[learnt(metrics)]} (AUROC {span(figure['auroc'])}; chance is 0.50).")
+    for name in metrics["baselines"]:
+        if name not in ("majority", "corners") and (difference := metrics["differences"].get(f"model_minus_{name}")):
+            out.append(_comparison(difference, "The model", NAMES.get(name, name)))
+    if "metadata" not in metrics["baselines"]:
+        out.append("No metadata that may predict: whether age or sex alone would do as well is not answered.")
+    if difference := metrics["differences"].get("tta_minus_plain"):
+        out.append(_comparison(difference, "Test-time augmentation", "plain prediction"))
+    corner = (metrics["baselines"].get("corners") or {}).get("auroc") or {}
+    if corner.get("low") is not None and corner["low"] > 0.5:
+        out.append(
+            f"Shortcut: the corners of the images alone, without the bone, predict the class (AUROC {span(corner)}). "
+            "A model can score by markers, exposure or scanner: look at the corners by class first."
+        )
+    if figure["accuracy"]["value"] > 0.85 and counts["images"] < 300:
+        out.append(
+            f"Accuracy {figure['accuracy']['value']:.2f} is above what honest studies reach on small public sets: "
+            "on real images suspect a leak before celebrating."
+        )
+    return out
+
+
+def leaks(splits: pd.DataFrame, catalog: pd.DataFrame | None = None) -> list[str]:
+    """A sentence for each way in which train or val share images or patients with test; none if clean."""
+    table = splits
+    if catalog is not None:
+        extra = [c for c in ("group", "sha256", "pixels", "patient") if c in catalog.columns]
+        table = splits[["path", "split"]].merge(
+            catalog[["path", *extra]].drop_duplicates("path"), on="path", how="left"
+        )
+        if "group" in splits:
+            table["split_group"] = splits["group"].to_numpy()
+    said = {
+        "group": "groups of copies or patients",
+        "split_group": "groups of copies or patients",
+        "sha256": "byte-identical files",
+        "pixels": "pixel-identical images",
+        "patient": "patients",
+    }
+    out = []
+    for column, name in said.items():
+        if column in table:
+            known = table[table[column].notna() & (table[column].astype(str) != "")]
+            sides = known.assign(test=known["split"] == "test").groupby(column)["test"].nunique()
+            if (sides > 1).any():
+                out.append(
+                    f"Leak: {int((sides > 1).sum())} {name} stand both in test and in train or val. "
+                    "The test figures are too high and mean nothing until the images are split anew."
+                )
+    return list(dict.fromkeys(out))
+
+
+def shortcuts(audit: dict | None) -> list[str]:
+    """A sentence for each shortcut check of audit.json that found one: entries with a true `warning` or `found`."""
+    checks = (audit or {}).get("shortcuts") or {}
+    entries = checks.items() if isinstance(checks, dict) else enumerate(checks)
+    out = []
+    for name, entry in entries:
+        if isinstance(entry, str):
+            out.append(f"Shortcut: {entry}")
+        elif isinstance(entry, dict) and (entry.get("warning") or entry.get("found") or entry.get("flag")):
+            words = next(
+                (entry[k] for k in ("sentence", "message", "warning", "text") if isinstance(entry.get(k), str)), None
+            )
+            out.append(f"Shortcut: {words or f'{name} predicts the class (see audit.json)'}")
+    return out
