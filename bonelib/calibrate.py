@@ -32,7 +32,7 @@ def apply_temperature(probs, temperature: float) -> np.ndarray:
 
 
 def fit_temperature(probs, y) -> float:
-    """The temperature (0.05 to 20) of least log loss on validation rows (Guo 2017, arXiv 1706.04599); 1.0 without any."""
+    """The temperature (0.05 to 20) of least log loss on validation rows (arXiv 1706.04599); 1.0 without any."""
     y = np.asarray(y, int)
     if not len(y):
         return 1.0
