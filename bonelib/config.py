@@ -80,6 +80,7 @@ class Config:
     clip: float = 1.0  # gradient norm; 0: off
     ema: float = 0.99  # decay of the averaged weights; 0: off
     precision: str = "auto"
+    resume: bool = True  # go on from the newest checkpoint in the run folder
     # evaluation
     tta: tuple[str, ...] = ()  # names of views; empty: all of augment.VIEWS
     resamples: int = 1000  # of the bootstrap

@@ -1,0 +1,138 @@
+"""Backbone and head: build, freeze, run, save and load."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from bonelib.config import CLASSES, Config, ConfigError
+
+
+class WeightsError(RuntimeError):
+    """Pretrained weights that cannot be had, or do not fit; the message says how to go on."""
+
+
+class Net(nn.Module):
+    """A timm backbone that takes grey radiographs: (B, 1, S, S) uint8 -> logits (B, 3)."""
+
+    def __init__(self, backbone: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.frozen_norms: list[nn.Module] = []
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        x = (pictures.float() - self.mean) / self.std  # (B, 3, S, S): one grey channel becomes three here
+        return self.backbone(x.contiguous(memory_format=torch.channels_last))
+
+    def freeze(self, share: float) -> None:
+        """Fix the first `share` of the backbone's parameter tensors, and the statistics of their batch norms."""
+        head = {id(p) for p in self.backbone.get_classifier().parameters()}
+        body = [p for p in self.backbone.parameters() if id(p) not in head]
+        for p in body[: int(len(body) * share)]:
+            p.requires_grad_(False)
+        norms = [m for m in self.backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        self.frozen_norms = [m for m in norms if m.weight is not None and not m.weight.requires_grad]
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Net:
+        super().train(mode)
+        for norm in self.frozen_norms:
+            norm.eval()
+        return self
+
+
+def build(cfg: Config) -> Net:
+    """The model that `cfg` asks for; WeightsError rather than random weights where pretrained ones were asked for."""
+    overlay: dict[str, Any] = {}
+    if cfg.weights:
+        if Path(cfg.weights).suffix != ".safetensors" or not Path(cfg.weights).is_file():
+            raise WeightsError(f"weights = {cfg.weights!r}: expected an existing .safetensors file (pickles are not read)")
+        overlay["file"] = cfg.weights
+    overlay |= {k: v * 3 if len(v) == 1 else v for k in ("mean", "std") if (v := getattr(cfg, k))}
+    make = {"num_classes": len(CLASSES), "drop_rate": cfg.dropout, **cfg.backbone_args}
+    if not timm.is_model(cfg.backbone.split(".")[0]):
+        near = timm.list_models(f"*{cfg.backbone[:12]}*")[:5]
+        raise ConfigError(f"backbone = {cfg.backbone!r}: timm knows no such model; near it: {', '.join(near) or 'none'}")
+    try:
+        net = timm.create_model(cfg.backbone, pretrained=cfg.pretrained, pretrained_cfg_overlay=overlay or None, **make)
+    except Exception as error:  # the hub's client raises many kinds
+        if not cfg.pretrained:
+            raise
+        raise WeightsError(
+            f"the pretrained weights of {cfg.backbone} could not be loaded from {cfg.weights or 'the model hub'} "
+            f"({type(error).__name__}: {str(error)[:300]}). Give a file (BONELIB_WEIGHTS=path/to.safetensors), or train "
+            "from random weights (BONELIB_PRETRAINED=0), which needs far more images"
+        ) from error
+    given = net.pretrained_cfg
+    mean, std = tuple(overlay.get("mean", given["mean"])), tuple(overlay.get("std", given["std"]))
+    return Net(net, mean, std).to(memory_format=torch.channels_last)
+
+
+def describe(cfg: Config) -> str:
+    """Where the weights start from, in words."""
+    if cfg.pretrained:
+        return f"{cfg.backbone} from {'the file ' + cfg.weights if cfg.weights else 'ImageNet weights of the model hub'}"
+    return f"{cfg.backbone} from random weights (nothing pretrained)"
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def precision(cfg: Config, on: torch.device) -> str:
+    """`bf16` where the hardware has it, `fp16` on older GPUs such as the T4, else `no`."""
+    if cfg.precision != "auto":
+        return cfg.precision
+    if on.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(on)[0] >= 8 else "fp16"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "no"
+
+
+def autocast(kind: str, on: torch.device) -> contextlib.AbstractContextManager[Any]:
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(kind)
+    return torch.autocast(on.type, dtype) if dtype else contextlib.nullcontext()
+
+
+@torch.inference_mode()
+def logits(net: nn.Module, batches: Iterable[torch.Tensor], kind: str, on: torch.device) -> NDArray[np.float32]:
+    """(N, 3) float32: the logits of every picture in `batches` of (B, 1, S, S) uint8, dropout off."""
+    net.eval()
+    with autocast(kind, on):
+        out = [net(pictures.to(on, non_blocking=True)).float().cpu() for pictures in batches]
+    return torch.cat(out).numpy() if out else np.zeros((0, len(CLASSES)), np.float32)
+
+
+def save(net: Net, folder: Path, cfg: Config, **facts: Any) -> None:
+    """`model.safetensors` and `config.json`: all that prediction needs, and `facts`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.contiguous() for k, v in net.state_dict().items()}, folder / "model.safetensors")
+    meta = {
+        "classes": CLASSES, "backbone": cfg.backbone, "backbone_args": cfg.backbone_args, "image_size": cfg.image_size,
+        "mean": (net.mean / 255).flatten().tolist(), "std": (net.std / 255).flatten().tolist(), "temperature": 1.0,
+        "versions": {"torch": torch.__version__, "timm": timm.__version__}, **facts,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(meta, indent=2))
+
+
+def load(folder: Path) -> tuple[Net, dict[str, Any]]:
+    """The model that `save` left, ready to predict, and its config.json."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no trained model (config.json); run 03_train first")
+    meta = json.loads(path.read_text())
+    backbone = timm.create_model(meta["backbone"], num_classes=len(meta["classes"]), **meta["backbone_args"])
+    net = Net(backbone, tuple(meta["mean"]), tuple(meta["std"])).to(memory_format=torch.channels_last)
+    net.load_state_dict(load_file(Path(folder) / "model.safetensors"))
+    return net.eval(), meta
