@@ -180,3 +180,19 @@ def count_read(predictions: pd.DataFrame, model: str, ledger: Path) -> int:
     ledger.parent.mkdir(parents=True, exist_ok=True)
     ledger.write_text(json.dumps(book, indent=2))
     return len(book[key])
+
+
+def failures(predictions: pd.DataFrame, count: int = 9) -> dict[str, pd.DataFrame]:
+    """Rows of the test split worth a look: the most confident errors, the least sure, those that TTA changes most."""
+    rows = _part(predictions, "plain", "test")
+    probs = _probs(rows)
+    rows = rows.assign(called=[CLASSES[c] for c in probs.argmax(1)], confidence=probs.max(1))
+    wrong = rows[rows["called"] != rows["label"]]
+    out = {
+        "most confident errors": wrong.sort_values("confidence", ascending=False).head(count),
+        "least sure": rows.sort_values("confidence").head(count),
+    }
+    if (predictions["tta"] == "tta").any():
+        moved = np.abs(probs - _probs(_part(predictions, "tta", "test"))).sum(1) / 2
+        out["most changed by test-time views"] = rows.assign(moved=moved).nlargest(count, "moved")
+    return out

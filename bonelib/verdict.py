@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+ALARMS = ("Leak", "Shortcut", "The model has learnt nothing")  # how sentences begin that warn
 WIDE = 0.1  # half-width of a difference in AUROC above which the test split is called too small
 NAMES = {
     "majority": "the majority class",

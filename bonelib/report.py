@@ -1,0 +1,195 @@
+"""The run folder's artifacts as one stand-alone report.html, readable on a phone and on paper, and a MODEL_CARD.md."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bonelib import card, evaluation, page, verdict
+from bonelib.config import CLASSES
+from bonelib.page import absent, paragraph, table
+
+FIGURES = {
+    "data": ("class_counts", "counts", "samples", "balance", "audit", "copies"),
+    "figures": ("confusion", "roc"),
+    "baselines": ("comparison", "baselines"),
+    "calibration": ("reliability", "calibration"),
+    "selective": ("coverage",),
+    "failures": ("gallery", "failures", "errors"),
+    "explanations": ("explain", "heat", "gradcam", "deletion"),
+    "training": ("history", "augment"),
+}  # section: what the names of its figure files begin with
+TABLES = ("catalog.csv", "splits.csv", "predictions.csv", "history.csv")
+RECORDS = ("audit.json", "metrics.json", "explain.json", "config.json")
+
+
+def read(run: Path) -> dict[str, Any]:
+    """Every artifact of the run folder by its stem; what is absent is None."""
+    held: dict[str, Any] = {Path(n).stem: pd.read_csv(run / n) if (run / n).is_file() else None for n in TABLES}
+    for name in (*RECORDS, "model/config.json"):
+        key = "model" if name.startswith("model") else Path(name).stem
+        held[key] = json.loads((run / name).read_text("utf-8")) if (run / name).is_file() else None
+    held["figures"] = sorted((run / "figures").glob("*.png"))
+    leaks = verdict.leaks(held["splits"], held["catalog"]) if held["splits"] is not None else []
+    return held | {"leaks": leaks, "alarms": leaks + verdict.shortcuts(held["audit"])}
+
+
+def _drawn(held: dict, section: str) -> str:
+    return page.pictures(p for p in held["figures"] if p.stem.startswith(FIGURES[section]))
+
+
+def _data(held: dict) -> str:
+    out, catalog, splits = "", held["catalog"], held["splits"]
+    if catalog is not None:
+        read = int((catalog["status"] == "ok").sum())
+        used = read if splits is None else len(splits)
+        steps = [("found", len(catalog)), ("unreadable, set aside", len(catalog) - read)]
+        out += table(("step", "images"), [*steps, ("copies and conflicts, set aside", read - used), ("used", used)])
+    if splits is not None:
+        groups = splits.groupby("split")["group"].nunique()
+        out += table(("split", *CLASSES, "groups"), [(*row, int(groups[row[0]])) for row in card.partition(splits)])
+        if not held["leaks"]:
+            out += paragraph("No group (a patient, or copies of one image) stands on two sides of the test split.")
+    out = (out or absent("no catalog.csv and no splits.csv in this run")) + _drawn(held, "data")
+    if not held["audit"]:
+        return out + absent("no audit of copies, conflicts and shortcuts (audit.json) in this run")
+    return out + f"<details><summary>What the audit found</summary>{page.tree(held['audit'])}</details>"
+
+
+def _figures(held: dict) -> str:
+    m = held["metrics"]
+    kinds, gap = list(m["test"]), m["differences"].get("tta_minus_plain")
+    columns = [*m["test"].values(), *([gap] if gap else [])]
+    names = [k for k, v in columns[0].items() if "value" in v]
+    head = ("", *map(page.name, kinds), *(["TTA minus plain"] if gap else []))
+    out = paragraph("95% intervals from resampling whole groups; differences are paired.")
+    out += table(head, [(page.name(k), *(c.get(k) for c in columns)) for k in names])
+    first = m["test"][m["model"]]
+    nested = [k for k in ("sensitivity", "specificity", "ppv", "npv", "class_auroc") if k in first]
+    out += "<h3>By class</h3>" + table(("", *CLASSES), [(page.name(k), *first[k].values()) for k in nested])
+    out += "<h3>Binary read-outs</h3>" + table(("", ""), first["binary"].items())
+    rows = [(k, *(m["ordinal"][t][k] for t in kinds)) for k in m["ordinal"][kinds[0]]]
+    out += "<h3>Calls by their distance from the truth</h3>" + table(("", *map(page.name, kinds)), rows)
+    if m.get("at_prevalence"):
+        told = ", ".join(f"{c} {v:.0%}" for c, v in m["at_prevalence"]["prevalence"].items())
+        rows = [(page.name(k), *m["at_prevalence"][k].values()) for k in ("ppv", "npv")]
+        out += f"<h3>Where the prevalence is {escape(told)}</h3>" + table(("", *CLASSES), rows)
+    return out + _drawn(held, "figures")
+
+
+def _baselines(held: dict) -> str:
+    m, shown = held["metrics"], ("auroc", "macro_f1", "accuracy")
+    if not m["baselines"]:
+        return absent("no baseline was computed, so whether an image model was needed is unknown")
+    head = ("", *map(page.name, shown))
+    names = {k: verdict.NAMES.get(k, k).removeprefix("the ") for k in m["baselines"]}
+    rows = [(f"model, {page.name(k)}", *(v[s] for s in shown)) for k, v in m["test"].items()]
+    rows += [(names[k], *(v[s] for s in shown)) for k, v in m["baselines"].items()]
+    gaps = [(names[k], *(m["differences"][f"model_minus_{k}"][s] for s in shown)) for k in names]
+    out = table(head, rows) + f"<h3>Model ({page.name(m['model'])}) minus each, paired</h3>" + table(head, gaps)
+    return out + _drawn(held, "baselines")
+
+
+def _calibration(held: dict) -> str:
+    block = held["metrics"]["calibration"][held["metrics"]["model"]]
+    stages = block["before"], block["after"]
+    rows = [("ECE", *(s["ece"] for s in stages)), ("ECE of perfect calibration", *(s["ece_floor"] for s in stages))]
+    rows += [(f"ECE, {c}", *(s["classwise_ece"][c] for s in stages)) for c in CLASSES]
+    rows += [("log loss", *(s["log_loss"] for s in stages))]
+    rows += [(f"Brier {'score' if k == 'brier' else k}", *(s["brier"][k] for s in stages)) for k in stages[0]["brier"]]
+    told = f"Temperature {block['temperature']:.2f}, fitted on {block['fitted_on']} validation images"
+    told += ", after the class shares that training drew were undone." if block.get("priors") else "."
+    return paragraph(told) + table(("", "before", "after"), rows) + _drawn(held, "calibration")
+
+
+def _selective(held: dict) -> str:
+    block = held["metrics"]["selective"][held["metrics"]["model"]]
+    told = f"A target accuracy of {block['target_accuracy']:.0%} is reached on validation by no threshold: refer all."
+    if block["threshold"] is not None:
+        told = (
+            f"A target accuracy of {block['target_accuracy']:.0%} is reached on validation from a probability of "
+            f"{block['threshold']:.2f}. On test this answers {block['coverage']:.0%} of the images, with accuracy "
+            f"{verdict.span(block.get('accuracy'))}, and refers the rest."
+        )
+    return paragraph(told) + _drawn(held, "selective")
+
+
+def _subgroups(held: dict) -> str:
+    shown, out = ("auroc", "macro_f1", "accuracy"), ""
+    for column, blocks in held["metrics"]["subgroups"].items():
+        rows = [(k, f"{b['images']} ({b['groups']})", *(b[s] for s in shown)) for k, b in blocks.items()]
+        out += f"<h3>{escape(column)}</h3>" + table(("", "images (groups)", *map(page.name, shown)), rows)
+    return out or absent("no metadata column with two subgroups of enough patients in the test split")
+
+
+def _failures(held: dict) -> str:
+    if held["predictions"] is None:
+        return absent("no predictions.csv in this run")
+    out, head = _drawn(held, "failures"), ("image", "true, called", "probabilities")
+    for title, rows in evaluation.failures(held["predictions"]).items():
+        probs = rows[["p_" + c.lower() for c in CLASSES]].to_numpy()
+        said = [" / ".join(f"{v:.0%}" for v in p) for p in probs]  # in class order
+        calls = rows["label"] + ", called " + rows["called"]
+        cells = zip(rows["path"], calls, said, strict=True)
+        out += f"<h3>{escape(title.capitalize())}</h3>" + (table(head, cells) if len(rows) else paragraph("None."))
+    return out
+
+
+def _training(held: dict) -> str:
+    history, out = held["history"], _drawn(held, "training")
+    if history is None or not len(history):
+        return absent("no history.csv in this run") + out
+    best = history.sort_values(["val_accuracy", "val_loss"], ascending=[False, True]).iloc[0]
+    minutes = history["seconds"].sum() / 60
+    told = f"{len(history)} epochs in {minutes:.1f} min. Epoch {int(best['epoch'])} was kept: validation accuracy "
+    return paragraph(f"{told}{best['val_accuracy']:.2f}. The test split had no part in the choice.") + out
+
+
+def _explanations(held: dict) -> str:
+    told = page.tree(held["explain"]) if held["explain"] else ""
+    return told + _drawn(held, "explanations") or absent("no heat maps and no checks of them in this run")
+
+
+def _settings(held: dict) -> str:
+    known = [held[k] for k in ("config", "model") if held[k]]
+    return "".join(map(page.tree, known)) or absent("no config.json and no model/config.json in this run")
+
+
+SECTIONS = {
+    "data": ("The data", _data), "figures": ("Figures on the test split", _figures),
+    "baselines": ("Beside simpler answers", _baselines), "calibration": ("Are the probabilities true?", _calibration),
+    "selective": ("Answering only when sure", _selective), "subgroups": ("Subgroups", _subgroups),
+    "failures": ("Failures", _failures), "explanations": ("What the model looks at", _explanations),
+    "training": ("Training", _training), "use": ("Intended use and limits", lambda _: "".join(map(paragraph, card.LIMITS))),
+    "settings": ("Settings and versions", _settings),
+    "checklist": ("Reporting checklist (CLAIM 2024, TRIPOD+AI)", lambda h: table(("topic", "answered"), card.checklist(h))),
+}  # fmt: skip
+MEASURED = ("figures", "baselines", "calibration", "selective", "subgroups")  # sections that metrics.json feeds
+
+
+def write(run: Path | str) -> Path:
+    """Write report.html and MODEL_CARD.md into the run folder from what lies there; the path of the report."""
+    run = Path(run)
+    held = read(run)
+    said = [*held["alarms"], *(held["metrics"] or {}).get("verdict", [])]
+    body = "".join(paragraph(s, "alarm" if s.startswith(verdict.ALARMS) else "verdict") for s in said)
+    if held["metrics"] is None:
+        body += absent("no metrics.json in this run, so there is no verdict; run 04_evaluate")
+    elif reads := held["metrics"].get("test_reads"):
+        body += paragraph(f"Test split read {reads} time{'s' * (reads != 1)}, by as many models.")
+    for key, (title, section) in SECTIONS.items():
+        there = held["metrics"] is not None or key not in MEASURED
+        body += (
+            f'<h2 id="{key}">{escape(title)}</h2>{section(held) if there else absent("no metrics.json in this run")}'
+        )
+    known = tuple(name for names in FIGURES.values() for name in names)
+    if left := [p for p in held["figures"] if not p.stem.startswith(known)]:
+        body += f"<h2>More figures</h2>{page.pictures(left)}"
+    html = page.document("May this model be believed?", paragraph(card.NOTICE) + body)
+    (run / "report.html").write_text(html, encoding="utf-8")
+    (run / "MODEL_CARD.md").write_text(card.markdown(held), encoding="utf-8")
+    return run / "report.html"

@@ -1,0 +1,230 @@
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn import metrics as sk
+
+from bonelib import calibrate, evaluation, metrics
+from bonelib.config import CLASSES
+
+
+def draw(rng, groups=60, skill=1.5, size=3):
+    """Labels by patient, probabilities whose errors the images of a patient share, and the patient of each image."""
+    group = np.repeat(np.arange(groups), rng.integers(1, size + 1, groups))
+    y = rng.choice(3, groups, p=(0.4, 0.35, 0.25))[group]
+    z = skill * np.eye(3)[y] + rng.normal(size=(groups, 3))[group] + rng.normal(size=(len(y), 3)) * 0.7
+    return y, calibrate.apply_temperature(np.exp(z) / np.exp(z).sum(1, keepdims=True), 1.0), group
+
+
+def predictions(seed=0, sizes=(60, 30, 40), skill=1.5):
+    """A predictions.csv with train, val and test rows, plain and tta."""
+    rng, parts = np.random.default_rng(seed), []
+    for part, groups in zip(("train", "val", "test"), sizes, strict=True):
+        y, probs, group = draw(rng, groups, skill)
+        rows = {"path": [f"{CLASSES[c]}/{part}{i}.png" for i, c in enumerate(y)], "label": [CLASSES[c] for c in y]}
+        for tta, p in (("plain", probs), ("tta", calibrate.apply_temperature(probs, 1.3))):
+            named = dict(zip(metrics.PROBS, p.T, strict=True))
+            parts.append(
+                pd.DataFrame(rows | {"group": [f"{part}-{g}" for g in group], "split": part, "tta": tta} | named)
+            )
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_figures_agree_with_scikit_learn():
+    y, probs, _ = draw(np.random.default_rng(1), 80)
+    probs[:20] = probs[20:40]  # ties
+    called, held = probs.argmax(1), metrics.figures(y, probs)
+    expected = {
+        "accuracy": sk.accuracy_score(y, called),
+        "balanced_accuracy": sk.balanced_accuracy_score(y, called),
+        "macro_f1": sk.f1_score(y, called, average="macro"),
+        "weighted_f1": sk.f1_score(y, called, average="weighted"),
+        "auroc": sk.roc_auc_score(y, probs, multi_class="ovr"),
+        "quadratic_kappa": sk.cohen_kappa_score(y, called, weights="quadratic"),
+        "log_loss": sk.log_loss(y, probs),
+        "expected_cost": np.abs(y - called).mean(),
+        "brier": ((probs - np.eye(3)[y]) ** 2).sum(1).mean(),
+    }
+    assert {k: held[k] for k in expected} == pytest.approx(expected)
+    for c, name in enumerate(CLASSES):
+        assert held["sensitivity"][name] == pytest.approx(sk.recall_score(y == c, called == c))
+        assert held["specificity"][name] == pytest.approx(sk.recall_score(y != c, called != c))
+        assert held["ppv"][name] == pytest.approx(sk.precision_score(y == c, called == c))
+        assert held["npv"][name] == pytest.approx(sk.precision_score(y != c, called != c))
+        assert held["class_auroc"][name] == pytest.approx(sk.roc_auc_score(y == c, probs[:, c]))
+
+
+def test_sensitivity_at_fixed_specificity_agrees_with_the_roc_curve():
+    y, probs, group = draw(np.random.default_rng(2), 80)
+    false, true, _ = sk.roc_curve(y == 2, probs[:, 2], drop_intermediate=False)
+    held = metrics.intervals(y, probs, group, resamples=30)["binary"]
+    assert held["osteoporosis vs rest: sensitivity at 90% specificity"]["value"] == pytest.approx(
+        true[false <= 0.1].max()
+    )
+
+
+def test_a_cost_matrix_makes_far_errors_dearer():
+    cost = [[0, 1, 9], [1, 0, 1], [9, 1, 0]]
+    near, far = np.eye(3)[[1, 1, 2]], np.eye(3)[[2, 1, 2]]
+    assert metrics.figures([0, 1, 2], near, cost)["expected_cost"] == pytest.approx(1 / 3)
+    assert metrics.figures([0, 1, 2], far, cost)["expected_cost"] == pytest.approx(3)
+
+
+@pytest.mark.parametrize(
+    ("y", "probs"),
+    [
+        ([1], [[0.2, 0.5, 0.3]]),
+        ([0, 1, 0, 1], [[0.2, 0.5, 0.3]] * 4),
+        ([2, 2, 2], [[0.1, 0.1, 0.8]] * 3),
+        ([0, 0, 1, 1] * 5, [[0.7, 0.2, 0.1], [0.2, 0.1, 0.7]] * 10),
+    ],
+    ids=["one image", "all one prediction", "all one class, all right", "a class absent from test"],
+)
+def test_degenerate_input_gives_a_value_or_none_and_no_warning(y, probs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        held = metrics.intervals(y, probs, np.arange(len(y)), resamples=60)
+        metrics.paired(y, probs, probs, np.arange(len(y)), resamples=60)
+    leaves = [v for k, v in held.items() if "value" in v] + [x for k in metrics.PER_CLASS for x in held[k].values()]
+    for leaf in leaves:
+        assert all(v is None or np.isfinite(v) for v in leaf.values())
+    assert held["accuracy"]["value"] == np.mean(np.argmax(probs, 1) == y)
+    assert len(y) > 1 or held["accuracy"]["low"] is None
+
+
+def test_a_class_absent_from_test_is_not_defined_rather_than_zero():
+    held = metrics.figures([0, 0, 1, 1], np.eye(3)[[0, 1, 1, 1]])
+    assert held["sensitivity"]["Osteoporosis"] is None
+    assert held["class_auroc"]["Osteoporosis"] is None
+    assert held["macro_f1"] == pytest.approx(sk.f1_score([0, 0, 1, 1], [0, 1, 1, 1], average="macro"))
+
+
+def test_input_that_is_no_probability_is_refused():
+    with pytest.raises(ValueError, match="sum to 1"):
+        metrics.figures([0, 1], [[0.9, 0.9, 0.9], [1, 0, 0]])
+    with pytest.raises(ValueError, match="shape"):
+        metrics.figures([0, 1], [[1, 0], [0, 1]])
+
+
+def test_perfect_scores_keep_an_open_lower_end():
+    y = np.array([0, 1, 2] * 6)
+    held = metrics.intervals(y, np.eye(3)[y], np.arange(len(y)), resamples=100)
+    assert held["accuracy"]["low"] == pytest.approx(18 / (18 + 1.959964**2))
+    assert held["macro_f1"]["high"] == 1 > held["macro_f1"]["low"]
+
+
+def test_intervals_widen_when_images_share_their_errors_with_their_patient():
+    y, probs, _ = draw(np.random.default_rng(3), 40, size=1)
+    y, probs, group = np.repeat(y, 5), np.repeat(probs, 5, 0), np.repeat(np.arange(40), 5)
+    alone = metrics.intervals(y, probs, np.arange(len(y)))["accuracy"]
+    grouped = metrics.intervals(y, probs, group)["accuracy"]
+    assert grouped["high"] - grouped["low"] > 1.8 * (alone["high"] - alone["low"])  # sqrt(5) in theory
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    rng, names = np.random.default_rng(4), ("accuracy", "macro_f1", "auroc", "quadratic_kappa")
+    y, probs, _ = draw(rng, 20_000)
+    truth = metrics.figures(y, probs)
+    hits = dict.fromkeys(names, 0)
+    for i in range(150):
+        held = metrics.intervals(*draw(rng, 70), resamples=200, seed=i)
+        for name in names:
+            hits[name] += held[name]["low"] <= truth[name] <= held[name]["high"]
+    assert all(0.89 <= n / 150 <= 0.995 for n in hits.values()), hits
+
+
+def test_the_same_seed_gives_the_same_interval():
+    y, probs, group = draw(np.random.default_rng(5))
+    assert metrics.intervals(y, probs, group, seed=7) == metrics.intervals(y, probs, group, seed=7)
+
+
+def test_a_model_paired_with_itself_differs_by_nothing():
+    y, probs, group = draw(np.random.default_rng(6))
+    held = metrics.paired(y, probs, probs, group, resamples=50)
+    assert set(held["auroc"].values()) == {0.0}
+
+
+def test_pairing_narrows_the_interval_of_a_difference():
+    y, probs, group = draw(np.random.default_rng(7))
+    other = calibrate.apply_temperature(probs * [1.1, 1, 1] / (probs * [1.1, 1, 1]).sum(1, keepdims=True), 1.2)
+    a, d = metrics.intervals(y, probs, group)["accuracy"], metrics.paired(y, probs, other, group)["accuracy"]
+    assert d["high"] - d["low"] < 0.5 * (a["high"] - a["low"])
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.7, 3.0])
+def test_temperature_scaling_recovers_a_known_temperature(temperature):
+    rng = np.random.default_rng(8)
+    z = rng.normal(size=(8000, 3)) * 2
+    truth = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    y = (rng.random((8000, 1)) > truth.cumsum(1)).sum(1)
+    distorted = calibrate.apply_temperature(truth, 1 / temperature)
+    assert calibrate.fit_temperature(distorted, y) == pytest.approx(temperature, rel=0.05)
+
+
+def test_ece_of_perfectly_calibrated_data_is_at_its_floor():
+    rng = np.random.default_rng(9)
+    probs = rng.dirichlet([1, 1, 1], 4000)
+    y = (rng.random((4000, 1)) > probs.cumsum(1)).sum(1)
+    ece, floor = metrics.figures(y, probs)["ece"], calibrate.ece_floor(probs)
+    assert ece < 2 * floor < 0.05
+    assert metrics.figures(y, calibrate.apply_temperature(probs, 0.4))["ece"] > 5 * floor
+
+
+def test_brier_parts_add_up_to_the_brier_score():
+    y, probs, _ = draw(np.random.default_rng(10))
+    parts = calibrate.brier_parts(y, probs)
+    total = parts["reliability"] - parts["resolution"] + parts["uncertainty"] + parts["remainder"]
+    assert total == pytest.approx(parts["brier"]) == pytest.approx(metrics.figures(y, probs)["brier"])
+    assert abs(parts["remainder"]) < 0.02
+
+
+def test_prevalence_reweighting_agrees_with_bayes_by_hand():
+    # learnt with 1/3 each, posterior 0.6, 0.3, 0.1; at the clinic 0.1, 0.3, 0.6
+    hand = np.array([0.6 * 0.1, 0.3 * 0.3, 0.1 * 0.6]) / (0.06 + 0.09 + 0.06)
+    assert calibrate.reweight([[0.6, 0.3, 0.1]], [1 / 3] * 3, [0.1, 0.3, 0.6])[0] == pytest.approx(hand)
+    # sensitivity 0.8 and 0.1, 0.2 of the others called Osteoporosis: PPV by Bayes' rule
+    y = np.repeat([0, 1, 2], 10)
+    called = np.array([2] + [0] * 9 + [2] * 2 + [1] * 8 + [2] * 8 + [1] * 2)
+    ppv = metrics.figures(y, np.eye(3)[called], prevalence=[0.7, 0.2, 0.1])["ppv"]["Osteoporosis"]
+    assert ppv == pytest.approx(0.1 * 0.8 / (0.1 * 0.8 + 0.2 * 0.2 + 0.7 * 0.1))
+
+
+def test_threshold_from_validation_reaches_its_target_there():
+    y, probs, _ = draw(np.random.default_rng(11), 200)
+    threshold = calibrate.choose_threshold(y, probs, 0.9)
+    kept = probs.max(1) >= threshold
+    assert 0.1 < kept.mean() < 1
+    assert (probs.argmax(1) == y)[kept].mean() >= 0.9
+    assert calibrate.choose_threshold([0, 0], np.eye(3)[[1, 1]], 0.9) is None
+
+
+def test_evaluation_never_reads_training_rows():
+    table = predictions()
+    spoiled = table.assign(**{p: np.where(table["split"] == "train", 1 / 3, table[p]) for p in metrics.PROBS})
+    assert evaluation.evaluate(table, resamples=30) == evaluation.evaluate(spoiled, resamples=30)
+
+
+def test_validation_alone_sets_temperature_and_threshold():
+    table = predictions()
+    test = table["split"] == "test"
+    other = table.assign(label=table["label"].where(~test, CLASSES[0]))
+    a, b = (evaluation.evaluate(t, resamples=30) for t in (table, other))
+    assert a["calibration"]["plain"]["temperature"] == b["calibration"]["plain"]["temperature"]
+    assert a["selective"]["plain"]["threshold"] == b["selective"]["plain"]["threshold"]
+    assert a["test"]["plain"]["accuracy"] != b["test"]["plain"]["accuracy"]
+
+
+def test_subgroups_too_small_are_left_out():
+    table = predictions()
+    paths = table["path"].drop_duplicates().reset_index(drop=True)
+    site = np.where(np.arange(len(paths)) % 2, "north", "south").astype(object)
+    site[-1] = "east"
+    held = evaluation.evaluate(table, metadata=pd.DataFrame({"path": paths, "site": site}), resamples=30)
+    assert set(held["subgroups"]["site"]) == {"north", "south"}
+
+
+def test_a_second_model_on_the_same_test_split_is_counted(tmp_path):
+    table, ledger = predictions(), tmp_path / "test_reads.json"
+    assert [evaluation.count_read(table, m, ledger) for m in ("a", "a", "b")] == [1, 1, 2]
+    assert evaluation.count_read(predictions(seed=1), "a", ledger) == 1
