@@ -83,7 +83,7 @@ def _groups(rows: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
     same = [zip(pairs["a"], pairs["b"], strict=True)]
     patient = rows["patient"].fillna("").astype(str)
     for members in patient[patient != ""].groupby(patient).indices.values():
-        same.append((members[0], other) for other in members[1:])
+        same.append([(members[0], other) for other in members[1:]])
     return [f"g{number:05d}" for number in pd.factorize(copies.joined(len(rows), *same))[0]]
 
 
