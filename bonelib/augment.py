@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else importing it asks the network for a newer version
 
@@ -12,7 +12,7 @@ import albumentations as A
 import torch
 import torch.nn.functional as F
 
-from bonelib.config import Config
+from bonelib.config import VIEWS, Config
 
 
 def policy(cfg: Config, only: Sequence[str] | None = None) -> A.Compose:
@@ -33,7 +33,9 @@ def policy(cfg: Config, only: Sequence[str] | None = None) -> A.Compose:
         "brightness_contrast": A.RandomBrightnessContrast((-0.15 * s, 0.15 * s), (-0.15 * s, 0.15 * s), p=0.5),
         "blur": A.GaussianBlur(blur_limit=(3, 3), sigma_limit=(0.1, 0.1 + 0.7 * s), p=0.15),
         "noise": A.GaussNoise(std_range=(0.005 * s, 0.03 * s), p=0.25),
-        "dropout": A.CoarseDropout(num_holes_range=(1, 4), hole_height_range=hole, hole_width_range=hole, fill=0, p=0.25),
+        "dropout": A.CoarseDropout(
+            num_holes_range=(1, 4), hole_height_range=hole, hole_width_range=hole, fill=0, p=0.25
+        ),
     }
     chosen = cfg.augment if only is None else only
     if s == 0:
@@ -41,33 +43,10 @@ def policy(cfg: Config, only: Sequence[str] | None = None) -> A.Compose:
     return A.Compose([steps[name] for name in steps if name in chosen], strict=True)
 
 
-@dataclass(frozen=True)
-class View:
-    """One way to look at a picture: mirrored, turned by `degrees`, enlarged by `zoom`."""
-
-    mirror: bool = False
-    degrees: float = 0.0
-    zoom: float = 1.0
-
-
-VIEWS = {
-    "identity": View(),
-    "mirror": View(mirror=True),
-    "rotate -6": View(degrees=-6),
-    "rotate +6": View(degrees=6),
-    "mirror rotate -6": View(mirror=True, degrees=-6),
-    "mirror rotate +6": View(mirror=True, degrees=6),
-    "zoom 0.94": View(zoom=0.94),
-    "zoom 1.06": View(zoom=1.06),
-    "mirror zoom 0.94": View(mirror=True, zoom=0.94),
-    "mirror zoom 1.06": View(mirror=True, zoom=1.06),
-}
-
-
-def views(pictures: torch.Tensor, names: Sequence[str] = tuple(VIEWS)) -> torch.Tensor:
+def views(pictures: torch.Tensor, names: Sequence[str] = VIEWS) -> torch.Tensor:
     """All views of all pictures in one warp on their device: (B, 1, S, S) uint8 -> (V, B, 1, S, S) uint8."""
-    b, _, height, width = pictures.shape
-    mats = torch.stack([_matrix(VIEWS[name]) for name in names]).to(pictures.device)  # (V, 2, 3)
+    height, width = pictures.shape[-2:]
+    mats = torch.stack([_matrix(name) for name in names]).to(pictures.device)  # (V, 2, 3)
     grid = F.affine_grid(mats, [len(names), 1, height, width], align_corners=False)  # (V, S, S, 2)
     # The pictures ride as channels, so each view's sampling grid is computed once for all of them.
     source = pictures[:, 0].float().expand(len(names), -1, -1, -1)  # (V, B, S, S)
@@ -75,9 +54,11 @@ def views(pictures: torch.Tensor, names: Sequence[str] = tuple(VIEWS)) -> torch.
     return warped.round_().to(torch.uint8)[:, :, None]
 
 
-def _matrix(view: View) -> torch.Tensor:
-    """(2, 3): where each output point, in -1..1, is read from."""
-    angle = torch.deg2rad(torch.tensor(view.degrees))
-    cos, sin = torch.cos(angle) / view.zoom, torch.sin(angle) / view.zoom
-    flip = -1.0 if view.mirror else 1.0
-    return torch.stack([torch.stack([flip * cos, flip * -sin, sin * 0]), torch.stack([sin, cos, sin * 0])])
+def _matrix(name: str) -> torch.Tensor:
+    """(2, 3): where each output point, in -1..1, is read from, in the view called `name`, say «mirror rotate -6»."""
+    words = name.split()
+    number = {what: float(words[words.index(what) + 1]) for what in ("rotate", "zoom") if what in words}
+    angle, zoom = math.radians(number.get("rotate", 0)), number.get("zoom", 1)
+    cos, sin = math.cos(angle) / zoom, math.sin(angle) / zoom
+    flip = -1 if "mirror" in words else 1
+    return torch.tensor([[flip * cos, -flip * sin, 0], [sin, cos, 0]])

@@ -111,7 +111,9 @@ def _from_folders(root: Path, classes: Mapping[str, str]) -> pd.DataFrame:
     missing = [c for c in CLASSES if c not in set(found["label"])]
     if missing:
         have = found["label"].value_counts().to_dict()
-        raise DataError(f"{root}: found images of {have or 'no class'}, none of {', '.join(missing)}; expected all three")
+        raise DataError(
+            f"{root}: found images of {have or 'no class'}, none of {', '.join(missing)}; expected all three"
+        )
     if not found["given_split"].any():
         found = found.drop(columns="given_split")
     found.attrs["ignored"] = ignored
@@ -139,7 +141,9 @@ def _from_kaggle(slug: str) -> Path:
     try:
         import kagglehub
     except ImportError as error:
-        raise DataError(f"data = {slug!r} looks like a Kaggle set; install kagglehub (pip install kagglehub)") from error
+        raise DataError(
+            f"data = {slug!r} looks like a Kaggle set; install kagglehub (pip install kagglehub)"
+        ) from error
     try:
         return Path(kagglehub.dataset_download(slug))
     except Exception as error:  # kagglehub raises many kinds: no network, no such set, no licence accepted
@@ -195,7 +199,9 @@ def _with_patient(table: pd.DataFrame, cfg: Config) -> pd.DataFrame:
     if cfg.patient_regex:
         found = table["path"].map(lambda p: re.search(cfg.patient_regex, Path(p).name))
         if not found.notna().any():
-            raise DataError(f"patient_regex = {cfg.patient_regex!r} matches none of the names, e.g. {table['path'].iloc[0]!r}")
+            raise DataError(
+                f"patient_regex = {cfg.patient_regex!r} matches none of the names, e.g. {table['path'].iloc[0]!r}"
+            )
         patient = found.map(lambda m: (m.group(1) if m.re.groups else m.group(0)) if m else "")
     return table.drop(columns=named).assign(patient=patient)
 

@@ -12,6 +12,10 @@ from typing import Any
 
 CLASSES = ("Normal", "Osteopenia", "Osteoporosis")
 AUGMENTATIONS = ("hflip", "vflip", "rotate", "shift_scale_rotate", "brightness_contrast", "blur", "noise", "dropout")
+VIEWS = (
+    "identity", "mirror", "rotate -6", "rotate +6", "mirror rotate -6", "mirror rotate +6",
+    "zoom 0.94", "zoom 1.06", "mirror zoom 0.94", "mirror zoom 1.06",
+)  # fmt: skip
 
 # What differs from the defaults when there are no ImageNet weights, on the embedded sample, and in CI.
 SCRATCH: dict[str, Any] = {"lr": 2e-3, "freeze": 0.0}
@@ -22,6 +26,7 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
     "balance": ("oversample", "weights", "both", "none"),
     "precision": ("auto", "no", "fp16", "bf16"),
     "augment": AUGMENTATIONS,
+    "tta": VIEWS,
 }
 RANGES: dict[str, tuple[float, float]] = {
     "folds": (0, 100), "repeats": (1, 100), "test_size": (0.05, 0.5), "val_size": (0.05, 0.5), "seed": (0, 2**31 - 1),
@@ -82,7 +87,7 @@ class Config:
     precision: str = "auto"
     resume: bool = True  # go on from the newest checkpoint in the run folder
     # evaluation
-    tta: tuple[str, ...] = ()  # names of views; empty: all of augment.VIEWS
+    tta: tuple[str, ...] = VIEWS  # what test-time augmentation averages over
     resamples: int = 1000  # of the bootstrap
     smoke: bool = False  # the tiny run that CI makes
 

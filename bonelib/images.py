@@ -93,7 +93,7 @@ def _kept(stem: Path, n: int, size: int) -> tuple[NDArray[Any], pd.DataFrame] | 
     try:
         pixels = np.load(f"{stem}.npy", mmap_mode="r")
         facts = pd.read_csv(f"{stem}.csv", dtype={"format": str, "sha256": str, "status": str}, keep_default_na=False)
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         return None
     return (pixels, facts) if pixels.shape == (n, size, size) and len(facts) == n else None
 

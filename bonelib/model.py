@@ -12,6 +12,7 @@ import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -58,13 +59,17 @@ def build(cfg: Config) -> Net:
     overlay: dict[str, Any] = {}
     if cfg.weights:
         if Path(cfg.weights).suffix != ".safetensors" or not Path(cfg.weights).is_file():
-            raise WeightsError(f"weights = {cfg.weights!r}: expected an existing .safetensors file (pickles are not read)")
+            raise WeightsError(
+                f"weights = {cfg.weights!r}: expected an existing .safetensors file (pickles are not read)"
+            )
         overlay["file"] = cfg.weights
     overlay |= {k: v * 3 if len(v) == 1 else v for k in ("mean", "std") if (v := getattr(cfg, k))}
     make = {"num_classes": len(CLASSES), "drop_rate": cfg.dropout, **cfg.backbone_args}
     if not timm.is_model(cfg.backbone.split(".")[0]):
         near = timm.list_models(f"*{cfg.backbone[:12]}*")[:5]
-        raise ConfigError(f"backbone = {cfg.backbone!r}: timm knows no such model; near it: {', '.join(near) or 'none'}")
+        raise ConfigError(
+            f"backbone = {cfg.backbone!r}: timm knows no such model; near it: {', '.join(near) or 'none'}"
+        )
     try:
         net = timm.create_model(cfg.backbone, pretrained=cfg.pretrained, pretrained_cfg_overlay=overlay or None, **make)
     except Exception as error:  # the hub's client raises many kinds
@@ -75,15 +80,35 @@ def build(cfg: Config) -> Net:
             f"({type(error).__name__}: {str(error)[:300]}). Give a file (BONELIB_WEIGHTS=path/to.safetensors), or train "
             "from random weights (BONELIB_PRETRAINED=0), which needs far more images"
         ) from error
+    if cfg.weights:
+        _check_fit(net, cfg.weights)
+    if isinstance(head := net.get_classifier(), nn.Linear):  # some of timm's start at large logits: start at chance
+        nn.init.normal_(head.weight, std=0.01)
+        nn.init.zeros_(head.bias)
     given = net.pretrained_cfg
     mean, std = tuple(overlay.get("mean", given["mean"])), tuple(overlay.get("std", given["std"]))
     return Net(net, mean, std).to(memory_format=torch.channels_last)
 
 
+def _check_fit(net: nn.Module, weights: str) -> None:
+    """timm passes over what a file lacks; here every tensor of the backbone must come from it."""
+    head = {id(p) for p in net.get_classifier().parameters()}
+    wanted = {name for name, p in net.named_parameters() if id(p) not in head}
+    with safe_open(weights, framework="pt") as file:
+        missing = sorted(wanted - set(file.keys()))
+    if missing:
+        raise WeightsError(
+            f"weights = {weights!r} lacks {len(missing)} of the backbone's {len(wanted)} tensors, the first {missing[0]!r}; "
+            "expected a file of this very model in timm's names: check BONELIB_BACKBONE and BONELIB_WEIGHTS"
+        )
+
+
 def describe(cfg: Config) -> str:
     """Where the weights start from, in words."""
     if cfg.pretrained:
-        return f"{cfg.backbone} from {'the file ' + cfg.weights if cfg.weights else 'ImageNet weights of the model hub'}"
+        return (
+            f"{cfg.backbone} from {'the file ' + cfg.weights if cfg.weights else 'ImageNet weights of the model hub'}"
+        )
     return f"{cfg.backbone} from random weights (nothing pretrained)"
 
 
@@ -124,6 +149,12 @@ def save(net: Net, folder: Path, cfg: Config, **facts: Any) -> None:
         "versions": {"torch": torch.__version__, "timm": timm.__version__}, **facts,
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(meta, indent=2))
+
+
+def amend(folder: Path, **facts: Any) -> None:
+    """Write `facts`, such as the temperature that validation gave, into a saved model's config.json."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts, indent=2))
 
 
 def load(folder: Path) -> tuple[Net, dict[str, Any]]:

@@ -10,6 +10,7 @@ from imblearn.over_sampling import RandomOverSampler
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
 
+from bonelib import audit
 from bonelib.config import CLASSES, Config
 
 COLUMNS = ["path", "label", "group", "split", "fold", "draws"]
@@ -19,13 +20,6 @@ class SplitError(ValueError):
     """Data that cannot be parted as asked; the message says how many groups each class needs."""
 
 
-def usable(table: pd.DataFrame) -> pd.DataFrame:
-    """The audited table's rows to learn from: readable, no further copy of another row, no conflicting label."""
-    words = table["issues"].fillna("").str.split(";")
-    kept = (table["status"] == "ok") & ~words.map(lambda w: bool({"copy", "conflict"} & set(w)))
-    return table[kept].reset_index(drop=True)
-
-
 def split(table: pd.DataFrame, cfg: Config, fold: int = 0, repeat: int = 0) -> pd.DataFrame:
     """`path, label, group, split, fold, draws` of every usable row.
 
@@ -33,7 +27,7 @@ def split(table: pd.DataFrame, cfg: Config, fold: int = 0, repeat: int = 0) -> p
     the rest is val; without cross-validation there are 1 / test_size folds. No group stands on two sides.
     Raises SplitError if a class has too few groups.
     """
-    rows = usable(table)
+    rows = table[audit.usable(table)].reset_index(drop=True)
     y = _numbers(rows["label"])
     outer = cfg.folds or round(1 / cfg.test_size)
     inner = max(2, round((1 - 1 / outer) / cfg.val_size))

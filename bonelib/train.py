@@ -79,12 +79,20 @@ def train(
         accelerator.print(f"going on after epoch {state['epoch']} of {folder}")
 
     steps = len(batches)
-    bar = tqdm(total=cfg.epochs * steps, initial=state["epoch"] * steps, desc="train", unit="batch", disable=not accelerator.is_main_process)
+    bar = tqdm(
+        total=cfg.epochs * steps,
+        initial=state["epoch"] * steps,
+        desc="train",
+        unit="batch",
+        disable=not accelerator.is_main_process,
+    )
     for epoch in range(state["epoch"], cfg.epochs):
         if _stopped(state, cfg.patience):
             break
         draws.epoch = epoch
-        torch.manual_seed(loader.seed_of(cfg.seed, epoch, accelerator.process_index))  # dropout, too, depends on the epoch alone
+        torch.manual_seed(
+            loader.seed_of(cfg.seed, epoch, accelerator.process_index)
+        )  # dropout, too, depends on the epoch alone
         wrapped.train()
         loss_sum, right, seen, waited, began = torch.zeros((), device=device), 0, 0, 0.0, time.perf_counter()
         ready = began
@@ -118,7 +126,10 @@ def train(
         better = _is_better(row, state["best"])
         state |= {"epoch": epoch + 1, "history": [*state["history"], row], "best": row if better else state["best"]}
         tensors = {"model": net.state_dict()} | ({"ema": judged.state_dict()} if ema else {})
-        optimizer_state = {"optimizer": optimizer.state_dict(), "scaler": accelerator.scaler and accelerator.scaler.state_dict()}
+        optimizer_state = {
+            "optimizer": optimizer.state_dict(),
+            "scaler": accelerator.scaler and accelerator.scaler.state_dict(),
+        }
         checkpoint.save(folder / "checkpoints", tensors, optimizer_state, state)
         if better:
             checkpoint.keep_best(folder / "checkpoints")
@@ -168,7 +179,12 @@ def _stopped(state: dict[str, Any], patience: int) -> bool:
 
 
 def _restore(
-    path: Path, fresh: dict[str, Any], net: torch.nn.Module, ema: ModelEmaV3 | None, optimizer: Any, accelerator: Accelerator
+    path: Path,
+    fresh: dict[str, Any],
+    net: torch.nn.Module,
+    ema: ModelEmaV3 | None,
+    optimizer: Any,
+    accelerator: Accelerator,
 ) -> dict[str, Any]:
     """Put everything back as the checkpoint has it and return its state; ResumeError if it is of another run."""
     state = checkpoint.read_state(path)

@@ -1,0 +1,98 @@
+"""What one notebook takes from the one before: found in the run folder if it fits, made by the same functions if not."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from bonelib import audit, catalog, images, model, split, train
+from bonelib.config import Config
+
+
+def audited(cfg: Config, afresh: bool = False) -> tuple[pd.DataFrame, dict[str, Any], NDArray[Any], Path]:
+    """The audited table, the audit's findings, (N, 224, 224) pictures of its readable rows, and the data folder.
+
+    `catalog.csv` and `audit.json` are read if they are of these very files, else made; `afresh` makes them anyway.
+    """
+    table, thumbs, root = catalog.catalog(cfg)
+    kept = None if afresh else _kept(cfg.root, table)
+    if kept is None:
+        if not afresh:
+            print(f"{cfg.root} holds no audit of these images: making it, as 01_explore does")
+        kept = audit.audit(table, thumbs, cfg, root)
+        cfg.root.mkdir(parents=True, exist_ok=True)
+        kept[0].to_csv(cfg.root / "catalog.csv", index=False)
+        (cfg.root / "audit.json").write_text(json.dumps(kept[1], indent=2))
+        (cfg.root / "config.json").write_text(cfg.json())
+    return *kept, thumbs, root
+
+
+def parted(cfg: Config, fold: int = 0) -> tuple[pd.DataFrame, NDArray[Any]]:
+    """splits.csv, made anew (it follows from the audit and the settings), and the pictures in its order, (N, S, S) uint8."""
+    table, _, _, root = audited(cfg)
+    splits = split.split(table, cfg, fold)
+    splits.to_csv(cfg.root / "splits.csv", index=False)
+    pixels, facts = images.cache(root, splits["path"].tolist(), cfg.image_size, cfg.cache)
+    known = table.set_index("path")["sha256"].reindex(splits["path"])
+    changed = splits["path"][facts["sha256"].to_numpy() != known.to_numpy()]
+    if len(changed):
+        raise catalog.DataError(
+            f"{changed.iloc[0]} and {len(changed) - 1} more changed since the audit; run 01_explore again"
+        )
+    return splits, pixels
+
+
+def _kept(run: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]] | None:
+    """What an earlier notebook left in the run folder, if it is of the same files, labels and patients."""
+    try:
+        old = pd.read_csv(run / "catalog.csv", dtype={"patient": str, "group": str, "issues": str, "sha256": str})
+        findings = json.loads((run / "audit.json").read_text())
+    except (OSError, ValueError):
+        return None
+    texts = ["patient", "sha256", "group", "issues"]
+    old[texts] = old[texts].fillna("")
+    same = ["path", "label", "patient", "sha256"]
+    if len(old) != len(table) or not np.array_equal(old[same].to_numpy(str), table[same].to_numpy(str)):
+        return None
+    return old, findings
+
+
+def trained(cfg: Config, splits: pd.DataFrame, pixels: NDArray[Any]) -> tuple[model.Net, dict[str, Any]]:
+    """The run's model, on the device, and its config.json; trained here, as 03_train does, if the run has none."""
+    folder = cfg.root / "model"
+    if not (folder / "config.json").is_file():
+        print(f"{cfg.root} holds no trained model: training one, as 03_train does")
+        train.train(cfg, splits, pixels, cfg.root)
+    net, meta = model.load(folder)
+    if meta["splits"] != split.digest(splits):
+        raise train.ResumeError(
+            f"{folder} was trained on other images or another split than {cfg.root}/splits.csv; evaluating it would mix "
+            "training and test images. Restore the data and settings, or choose another run folder and train again"
+        )
+    return net.to(model.device()), meta
+
+
+def show(figure: Figure, cfg: Config, name: str) -> Figure:
+    """Keep a figure as `figures/<name>.png` in the run folder, and give it back to be displayed."""
+    path = cfg.root / "figures" / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    return figure
+
+
+def live(plot: Callable[[pd.DataFrame], Figure]) -> Callable[[pd.DataFrame], None] | None:
+    """A callback that redraws `plot` in place under the running cell; None where there is no notebook."""
+    if "ipykernel" not in sys.modules:
+        return None
+    from IPython.display import display
+
+    handle = display(None, display_id=True)
+    return lambda table: handle.update(plot(table))

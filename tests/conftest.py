@@ -1,0 +1,35 @@
+"""What several tests share: a tiny sample, its audited table, and the real sets where they are at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bonelib import sample
+from bonelib.config import Config
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 synthetic radiographs with their planted defects."""
+    return sample.make(tmp_path_factory.mktemp("tiny"), images=60)
+
+
+@pytest.fixture
+def cfg(tiny: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """Settings of a run of seconds on `tiny`, its decoded cache shared by all tests."""
+    cache = tmp_path_factory.getbasetemp() / "cache"
+    return Config.load(
+        {}, data=str(tiny), run=str(tmp_path / "run"), cache=str(cache), smoke=True, backbone="test_efficientnet"
+    )
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real images and weights beside the checkout, which the project never needs."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no real images at {SHARED}")
+    return SHARED

@@ -1,0 +1,65 @@
+"""The policy is strict, seeded and switchable; the views are exact."""
+
+import numpy as np
+import pytest
+import torch
+
+from bonelib import augment
+from bonelib.config import AUGMENTATIONS, VIEWS, Config
+
+RNG = np.random.default_rng(0)
+PICTURE = np.kron(RNG.integers(20, 235, (12, 12)), np.ones((8, 8))).astype(np.uint8)  # (96, 96)
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_each_step_changes_a_picture_and_can_be_switched_off(name):
+    step = augment.policy(Config(image_size=96), [name])
+    step.transforms[0].p = 1.0
+    step.set_random_seed(0)
+    changed = step(image=PICTURE)["image"]
+    assert changed.shape == PICTURE.shape and changed.dtype == np.uint8 and not np.array_equal(changed, PICTURE)
+    rest = tuple(a for a in AUGMENTATIONS if a != name)
+    kinds = [type(t).__name__ for t in augment.policy(Config(image_size=96, augment=rest)).transforms]
+    assert type(step.transforms[0]).__name__ not in kinds and len(kinds) == len(rest)
+
+
+def test_same_seed_gives_the_same_picture():
+    policy = augment.policy(Config(image_size=96))
+    out = []
+    for seed in (1, 2, 1):
+        policy.set_random_seed(seed)
+        out.append(policy(image=PICTURE)["image"])
+    assert np.array_equal(out[0], out[2]) and not np.array_equal(out[0], out[1])
+
+
+def test_strength_zero_leaves_only_the_flips():
+    policy = augment.policy(Config(image_size=96, strength=0))
+    assert [type(t).__name__ for t in policy.transforms] == ["HorizontalFlip", "VerticalFlip"]
+
+
+def test_bone_brightness_is_changed_a_little_only():
+    policy = augment.policy(Config(image_size=96), ["brightness_contrast", "blur", "noise"])
+    for seed in range(50):
+        policy.set_random_seed(seed)
+        assert abs(policy(image=PICTURE)["image"].mean() - PICTURE.mean()) < 50
+
+
+def test_views_are_exact_where_they_can_be_and_named_in_order():
+    pictures = torch.from_numpy(np.stack([PICTURE, PICTURE.T]))[:, None]
+    out = augment.views(pictures)
+    assert out.shape == (len(VIEWS), 2, 1, 96, 96) and out.dtype == torch.uint8
+    assert torch.equal(out[VIEWS.index("identity")], pictures)
+    assert torch.equal(out[VIEWS.index("mirror")], pictures.flip(-1))
+    for name in VIEWS:
+        assert torch.equal(augment.views(pictures, [name])[0], out[VIEWS.index(name)]), (
+            "a view does not depend on the others"
+        )
+
+
+def test_turned_view_is_turned_the_right_way_and_zoomed_view_enlarges():
+    dot = torch.zeros(1, 1, 101, 101, dtype=torch.uint8)
+    dot[..., 50, 90] = 255  # right of the centre
+    row = lambda name: int(augment.views(dot, [name])[0, 0, 0].float().sum(1).argmax())  # noqa: E731
+    column = lambda name: int(augment.views(dot, [name])[0, 0, 0].float().sum(0).argmax())  # noqa: E731
+    assert row("rotate +6") < 50 < row("rotate -6"), "positive degrees turn counter-clockwise"
+    assert column("zoom 1.06") > 90 > column("zoom 0.94")

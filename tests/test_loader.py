@@ -1,0 +1,64 @@
+"""What is drawn depends on (seed, epoch, image) alone."""
+
+import numpy as np
+import pytest
+import torch
+
+from bonelib import augment, loader
+from bonelib.config import Config
+
+PIXELS = np.random.default_rng(0).integers(0, 255, (20, 32, 32), dtype=np.uint8)
+LABELS = np.arange(20) % 3
+COUNTS = np.array([2, 1, 0, 3] * 5)
+
+
+def epoch(number: int, workers: int = 0, rank: int = 0, world: int = 1) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    cfg = Config(image_size=32, batch_size=4, workers=workers)
+    draws = loader.Draws(COUNTS, 4, cfg.seed, rank, world)
+    draws.epoch = number
+    return list(loader.training(cfg, PIXELS, LABELS, draws, augment.policy(cfg), torch.device("cpu")))
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_epoch_is_the_same_with_any_number_of_workers():
+    alone = epoch(3)
+    for workers in (1, 4):
+        for (a, y), (b, z) in zip(alone, epoch(3, workers), strict=True):
+            assert torch.equal(a, b) and torch.equal(y, z)
+
+
+def test_another_epoch_draws_other_pictures_in_another_order():
+    assert not torch.equal(epoch(0)[0][0], epoch(1)[0][0])
+
+
+def test_two_processes_together_draw_what_one_draws():
+    parts = [epoch(2, rank=r, world=2) for r in range(2)]
+    for i, (whole, labels) in enumerate(epoch(2)):
+        assert torch.equal(torch.cat([parts[0][i][0], parts[1][i][0]]), torch.cat([whole[0::2], whole[1::2]]))
+        assert torch.equal(torch.cat([parts[0][i][1], parts[1][i][1]]), torch.cat([labels[0::2], labels[1::2]]))
+
+
+def test_rows_are_drawn_as_often_as_asked_and_never_more():
+    draws = loader.Draws(COUNTS, 5, seed=0)
+    seen = np.bincount([row for batch in draws for row, _, _ in batch], minlength=20)
+    assert np.array_equal(seen, COUNTS), "30 draws fill six batches of five"
+    some = loader.Draws(COUNTS, 4, seed=0)
+    assert len(some) == 7 and all(len(b) == 4 for b in some), "no batch of a remainder"
+
+
+def test_repeated_draws_of_an_image_differ():
+    cfg = Config(image_size=32)
+    data = loader.Augmented(PIXELS, LABELS, augment.policy(cfg), 0)
+    pictures, labels = data.__getitems__([(3, 0, 0), (3, 0, 1), (3, 0, 0)])
+    assert torch.equal(pictures[0], pictures[2]) and not torch.equal(pictures[0], pictures[1])
+    assert pictures.shape == (3, 1, 32, 32) and pictures.dtype == torch.uint8 and labels.tolist() == [0, 0, 0]
+
+
+def test_batch_that_cannot_be_shared_evenly_is_refused():
+    with pytest.raises(ValueError, match="multiple of the 3"):
+        loader.Draws(COUNTS, 4, 0, world=3)
+
+
+def test_plain_batches_are_the_pictures_in_order():
+    out = torch.cat(list(loader.plain(PIXELS, [5, 1, 7], 2)))
+    assert np.array_equal(out[:, 0].numpy(), PIXELS[[5, 1, 7]])
