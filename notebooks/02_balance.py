@@ -1,0 +1,164 @@
+# ---
+# jupyter:
+#   accelerator: GPU
+#   colab:
+#     gpuType: T4
+#     provenance: []
+#     toc_visible: true
+#   jupytext:
+#     cell_metadata_filter: tags,cellView,-all
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,accelerator,colab,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 2 · Parting and balancing without leaks
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/bonelib/blob/main/notebooks/02_balance.ipynb)
+#
+# This notebook deals the images to train, validation and test so that no patient and no copy stands on two sides, balances
+# what training draws, and shows how training and prediction change a picture.
+#
+# It needs no GPU. On the sample it takes about half a minute on two CPU cores and less than 1 GB of memory.
+#
+# For research and teaching; not for diagnosis.
+
+# %% [markdown]
+# ## Setup
+#
+# On Colab this installs `bonelib` and leaves every package that Colab ships as it is. Elsewhere it does nothing.
+
+# %%
+import subprocess
+import sys
+
+SOURCE = "bonelib @ git+https://github.com/OWNER/bonelib"
+if "google.colab" in sys.modules:
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", SOURCE], check=True)
+
+# %%
+import numpy as np
+import torch
+
+from bonelib import augment, plots, series, split
+from bonelib.config import CLASSES, Config
+
+# %% [markdown]
+# ## Settings
+#
+# Run as it is, the notebook works on the embedded sample: synthetic radiographs, drawn on the spot. For your own images,
+# give `data` a folder that holds one folder a class (`Normal`, `Osteopenia`, `Osteoporosis`), a table (`.csv`) with the
+# columns `path` and `label`, or a Kaggle slug. An empty field takes the default, or the variable `BONELIB_<FIELD>`.
+
+# %% cellView="form"
+# @title Settings
+data = ""  # @param {type:"string"}
+run = ""  # @param {type:"string"}
+balance = ""  # @param {type:"string"}
+seed = ""  # @param {type:"string"}
+cfg = Config.load(data=data, run=run, balance=balance, seed=seed)
+print(f"data {cfg.data}, results in {cfg.root}")
+
+# %% [markdown]
+# ## Groups first, then the split
+#
+# A group is a patient, or a cluster of copies. Whole groups are dealt out, with the shares of the classes kept as alike as
+# groups allow. The test split is not looked at again until `04_evaluate`.
+
+# %%
+splits, pixels = series.parted(cfg)
+splits.groupby(["split", "label"]).agg(images=("path", "size"), groups=("group", "nunique")).unstack("split")
+
+# %%
+series.show(plots.class_counts(splits, "split", title="Images of each class in each split"), cfg, "splits")
+
+# %% [markdown]
+# The promise that all later figures rest on, checked on this very table:
+
+# %%
+sides = splits.groupby("group")["split"].nunique()
+print(f"{len(sides)} groups, {(sides > 1).sum()} of them on more than one side")
+
+# %% [markdown]
+# ## Balance: after the split, in train only
+#
+# `RandomOverSampler` repeats training rows of the smaller classes until an epoch draws each class equally often. The
+# column `draws` says how often a row is drawn; outside train it is 0.
+
+# %%
+series.show(plots.balance(splits), cfg, "balance")
+
+# %%
+weights = split.class_weights(splits, cfg.balance)
+print(f"balance = {cfg.balance}; weights in the loss:", dict(zip(CLASSES, weights.round(2).tolist(), strict=True)))
+
+# %% [markdown]
+# Class weights are computed from what is drawn, so oversampling leaves them at 1: the same correction is never made twice.
+# The setting `balance` chooses `oversample`, `weights`, `both` (as the original notebook did: a double correction) or `none`.
+#
+# ## What happens if one oversamples first
+#
+# Many public notebooks repeat images first and split afterwards. On this very data, done so once, the share of test images
+# that also stand in train is:
+
+# %%
+rng = np.random.default_rng(cfg.seed)
+largest = splits["label"].value_counts().max()
+repeated = splits.groupby("label").sample(largest, replace=True, random_state=cfg.seed)["path"].to_numpy()
+repeated = rng.permutation(repeated)
+test, train = np.split(repeated, [len(repeated) // 5])
+print(f"{np.isin(test, train).mean():.0%} of the test images have a twin in train")
+
+# %% [markdown]
+# A model that merely remembers its training images is right on all of these.
+#
+# ## What training changes
+#
+# Each time a picture is drawn, it is changed a little, so that the model cannot learn it by heart. Strengths suit
+# radiographs: density shows in brightness and texture, so both are touched only lightly. One picture, each step alone:
+
+# %%
+picture = np.array(pixels[int(np.flatnonzero(splits["split"] == "train")[0])])
+steps = [augment.policy(cfg, [name]) for name in cfg.augment]
+for step in steps:
+    step.transforms[0].p = 1.0
+    step.set_random_seed(cfg.seed)
+alone = [picture, *(step(image=picture)["image"] for step in steps)]
+series.show(
+    plots.grid(alone, ["as it is", *cfg.augment], columns=3, title="Each step of the augmentation"), cfg, "steps"
+)
+
+# %% [markdown]
+# And the whole policy, six draws of the same picture. Each step is switched by the setting `augment`, all are scaled by
+# `strength`.
+
+# %%
+whole = augment.policy(cfg)
+whole.set_random_seed(cfg.seed)
+drawn = [whole(image=picture)["image"] for _ in range(6)]
+series.show(plots.grid(drawn, [f"draw {i + 1}" for i in range(6)], columns=3, title="Six draws"), cfg, "augmentation")
+
+# %% [markdown]
+# If a step makes the picture look like another class, or like no radiograph at all, switch it off.
+#
+# ## What prediction looks at
+#
+# Test-time augmentation averages the probabilities over a fixed list of views: mirrored, slightly turned, slightly zoomed.
+# They are made on the device in one warp, and they hold no chance: the same picture always gives the same answer.
+
+# %%
+views = augment.views(torch.from_numpy(picture)[None, None], cfg.tta)[:, 0, 0].numpy()
+series.show(plots.grid(views, cfg.tta, columns=5, title="The views of test-time augmentation"), cfg, "views")
+
+# %% [markdown]
+# ## Where to go from here
+#
+# The run folder now holds `splits.csv`. Next: `03_train`.

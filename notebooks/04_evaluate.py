@@ -1,0 +1,202 @@
+# ---
+# jupyter:
+#   accelerator: GPU
+#   colab:
+#     gpuType: T4
+#     provenance: []
+#     toc_visible: true
+#   jupytext:
+#     cell_metadata_filter: tags,cellView,-all
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,accelerator,colab,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 4 · May I believe this model?
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/bonelib/blob/main/notebooks/04_evaluate.ipynb)
+#
+# This notebook reads the test split, once, and says how good the model is, how sure one can be of that, and whether a much
+# simpler method would do as well. It leaves a report to hand on.
+#
+# A GPU helps and is not needed. On the sample it takes about half a minute on two CPU cores and 2 GB of memory.
+#
+# For research and teaching; not for diagnosis.
+
+# %% [markdown]
+# ## Setup
+#
+# On Colab this installs `bonelib` and leaves every package that Colab ships as it is. Elsewhere it does nothing.
+
+# %%
+import subprocess
+import sys
+
+SOURCE = "bonelib @ git+https://github.com/OWNER/bonelib"
+if "google.colab" in sys.modules:
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", SOURCE], check=True)
+
+# %%
+import json
+
+import numpy as np
+import pandas as pd
+
+from bonelib import baselines, evaluation, model, plots, predict, report, series, verdict
+from bonelib.config import CLASSES, Config
+
+# %% [markdown]
+# ## Settings
+#
+# Run as it is, the notebook works on the embedded sample: synthetic radiographs, drawn on the spot. For your own images,
+# give `data` a folder that holds one folder a class (`Normal`, `Osteopenia`, `Osteoporosis`), a table (`.csv`) with the
+# columns `path` and `label`, or a Kaggle slug. An empty field takes the default, or the variable `BONELIB_<FIELD>`.
+
+# %% cellView="form"
+# @title Settings
+data = ""  # @param {type:"string"}
+run = ""  # @param {type:"string"}
+batch_size = ""  # @param {type:"string"}
+cfg = Config.load(data=data, run=run, batch_size=batch_size)
+print(f"data {cfg.data}, results in {cfg.root}")
+
+# %% [markdown]
+# ## The model and its images
+
+# %%
+splits, pixels = series.parted(cfg)
+net, meta = series.trained(cfg, splits, pixels)
+print(f"{meta['backbone']}, epoch {meta['epoch']}, trained on the {(splits['split'] == 'train').sum()} training images")
+
+# %% [markdown]
+# ## Predictions, plain and with test-time augmentation
+#
+# Validation images are predicted too: the temperature and the thresholds are fitted on them, never on test.
+
+# %%
+rows = np.flatnonzero(splits["split"] != "train")
+kind = model.precision(cfg, model.device())
+logits = {
+    "plain": predict.logits(net, pixels, rows, ("identity",), cfg.batch_size, kind),
+    "tta": predict.logits(net, pixels, rows, cfg.tta, cfg.batch_size, kind),
+}
+
+# %%
+tables = [predict.table(splits.iloc[rows], predict.probabilities(out), name) for name, out in logits.items()]
+predictions = pd.concat(tables, ignore_index=True)
+predictions.to_csv(cfg.root / "predictions.csv", index=False)
+predictions.head()
+
+# %%
+reads = evaluation.count_read(predictions, str(cfg.root), cfg.root.parent / "test_reads.json")
+print(f"test split read by {reads} model{'s' * (reads > 1)} so far")
+
+# %% [markdown]
+# Each further model that is judged on the same test images, and kept or dropped for it, makes the figure a little too good.
+#
+# ## The figures, each with its interval
+#
+# The intervals come from resampling the test split by patient group 1,000 times. Beside the model stand the simple ways: always
+# the largest class; logistic regression on the intensity histogram and texture; the same on metadata, where there is any.
+
+# %%
+table, findings, _, _ = series.audited(cfg)
+simple = baselines.predict(splits, pixels, table)
+metadata = table[["path", *baselines.metadata_columns(table)[0]]]
+metrics = evaluation.evaluate(predictions, simple, metadata, resamples=cfg.resamples, seed=cfg.seed)
+metrics["test_reads"] = reads
+(cfg.root / "metrics.json").write_text(json.dumps(metrics, indent=2))
+model.amend(cfg.root / "model", temperature=metrics["calibration"]["plain"]["temperature"])
+
+# %%
+figures = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "auroc", "quadratic_kappa")
+rows_of = {**metrics["test"], **metrics["baselines"]}
+pd.DataFrame({name: {f: verdict.span(block[f]) for f in figures} for name, block in rows_of.items()}).T
+
+# %%
+series.show(plots.comparison(metrics), cfg, "comparison")
+
+# %% [markdown]
+# Where two intervals overlap widely, do not claim a difference. The paired comparison, which asks both methods about the
+# same images, decides; in words:
+
+# %%
+print("\n".join(metrics["verdict"]))
+
+# %% [markdown]
+# ## Which errors
+#
+# The classes are steps on one scale. A neighbour mistaken is one thing; a healthy bone called osteoporotic, or the other
+# way round, is another. The corners far from the diagonal should be empty.
+
+# %%
+series.show(plots.confusion(metrics["confusion"]), cfg, "confusion")
+
+# %%
+per_class = metrics["test"]["plain"]
+pd.DataFrame(
+    {f: {c: verdict.span(per_class[f][c]) for c in CLASSES} for f in ("sensitivity", "specificity", "ppv", "npv")}
+)
+
+# %%
+test = predictions[(predictions["split"] == "test") & (predictions["tta"] == "plain")]
+truth, probs = test["label"].map(CLASSES.index).to_numpy(), test.filter(like="p_").to_numpy()
+series.show(plots.roc(truth, probs), cfg, "roc")
+
+# %% [markdown]
+# ## May a stated 80% be taken for 80%?
+#
+# A temperature, fitted on validation, makes the probabilities as sure as they are right. Points on the diagonal are honest;
+# below it the model is too sure of itself. With few test images the bars are long.
+
+# %%
+stages = {"as trained": "before", "with temperature": "after"}
+calibration = metrics["calibration"]["plain"]
+series.show(
+    plots.reliability({name: calibration[key]["reliability"] for name, key in stages.items()}), cfg, "reliability"
+)
+
+# %% [markdown]
+# ## When to say nothing
+#
+# If unsure images are referred to a person, how good is the rest? The threshold is chosen on validation.
+
+# %%
+selective = metrics["selective"]["plain"]
+series.show(
+    plots.coverage_risk(selective["curve"], selective["threshold"], selective["target_accuracy"]), cfg, "coverage"
+)
+
+# %% [markdown]
+# ## The most confident errors
+#
+# Look at them. A marker, an odd exposure or a wrong label tells more than another decimal.
+
+# %%
+wrong = test[probs.argmax(1) != truth]
+wrong = wrong.assign(sure=wrong.filter(like="p_").max(axis=1)).sort_values("sure", ascending=False).head(6)
+at = [int(np.flatnonzero(splits["path"] == p)[0]) for p in wrong["path"]]
+series.show(plots.gallery(pixels[at], wrong, "Most confident errors on the test split"), cfg, "errors")
+
+# %% [markdown]
+# ## The report
+#
+# One file with everything above, to hand on or to print, and a model card beside it.
+
+# %%
+path = report.write(cfg.root)
+print(f"open {path.resolve()}")
+
+# %% [markdown]
+# ## Where to go from here
+#
+# The folder of the run holds `metrics.json`, `predictions.csv`, `report.html` and `MODEL_CARD.md`. Change one setting, give
+# another run folder, train again, and compare: on validation, until the last day.
