@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.special import ndtr, stdtrit
+from scipy.special import expit, logit, ndtr, stdtrit
 
 from bonelib import calibrate
 from bonelib.config import CLASSES
@@ -24,7 +24,8 @@ SCALARS = (
     "ece",
 )
 PER_CLASS = ("sensitivity", "specificity", "ppv", "npv", "class_auroc")
-PROPORTIONS = ("accuracy", "sensitivity", "specificity", "ppv", "npv")
+LOSSES = ("expected_cost", "brier", "log_loss", "ece")
+WHOLE = ("accuracy", "weighted_f1", "quadratic_kappa", *LOSSES)  # rest on all images, not on the rarest class
 COST = np.abs(np.subtract.outer(np.arange(3), np.arange(3))).astype(float)  # rows truth, columns call: classes apart
 BINARY = {"low bone mass vs normal": (1, 2), "osteoporosis vs rest": (2,)}
 
@@ -160,22 +161,31 @@ def _percentiles(draws: np.ndarray, count: int) -> tuple[float, float]:
     return tuple(np.quantile(draws, [tail, 1 - tail]))
 
 
-def _interval(name: str, value: float, draws: np.ndarray, count: int, rows: int) -> dict[str, float | None]:
-    """{"value", "low", "high"}: Wilson at the effective size for proportions and perfect scores, else percentiles."""
+def _interval(name: str, value: float, draws: np.ndarray, count: int) -> dict[str, float | None]:
+    """{"value", "low", "high"}: t interval on the logit scale for bounded figures, which keeps its coverage near 1."""
     finite = draws[np.isfinite(draws)]
     if not np.isfinite(value) or count < 2 or len(finite) < 20:
         return {"value": _number(value), "low": None, "high": None}
-    spread = finite.var() * count / (count - 1)
-    flat = spread < 1e-12  # no resample differs: no error was seen, or no call of a class
-    if name in PROPORTIONS or (flat and value > 1 - 1e-9):
-        low, high = calibrate.wilson(value, count if flat else min(value * (1 - value) / spread, rows))
-    elif flat and name == "expected_cost":
-        low, high = value, np.nan
-    else:
+    spread = finite.std() * np.sqrt(count / (count - 1))
+    if name in LOSSES:
         low, high = _percentiles(finite, count)
         if name == "ece":  # resampling adds to ECE what sampling added already: reflect (basic bootstrap)
             low, high = max(0.0, 2 * value - high), max(0.0, 2 * value - low)
-    return {"value": _number(value), "low": _number(low), "high": _number(high)}
+        if name == "expected_cost" and value == 0:
+            high = np.nan  # no error seen: how dear an unseen one would be is unknown
+        return {"value": _number(value), "low": _number(low), "high": _number(high)}
+    start, length = (-1, 2) if name == "quadratic_kappa" else (0, 1)
+    p = (value - start) / length
+    if min(p, 1 - p) < 1e-9:  # no resample differs from an end of the scale: as for a proportion
+        ends = calibrate.wilson(p, count)
+    else:
+        margin = -stdtrit(count - 1, 0.025) * spread / length / (p * (1 - p))
+        ends = expit(logit(p) - margin), expit(logit(p) + margin)
+    return {
+        "value": _number(value),
+        "low": _number(start + length * ends[0]),
+        "high": _number(start + length * ends[1]),
+    }
 
 
 def confusion(y, probs) -> np.ndarray:
@@ -206,20 +216,18 @@ def intervals(y, probs, groups, cost=None, resamples: int = 1000, seed: int = 0,
     values, draws = _sampled(
         lambda w: _scores(y, probs, w, cost) | _binary(y, probs, w), y, groups, resamples, seed, prevalence
     )
-    called = probs.argmax(1)
-    behind = {
-        "sensitivity": lambda c: y == c,
-        "specificity": lambda c: y != c,
-        "ppv": lambda c: called == c,
-        "npv": lambda c: called != c,
-        "class_auroc": lambda c: y == c,
-    }  # the images a per-class figure rests on
+    count = len(set(groups))
+    rarest = max(
+        min(len(set(groups[y == c])) for c in set(y)), min(2, count)
+    )  # figures that weigh classes alike rest on it
+    called = probs.argmax(1)[:, None] == np.arange(len(CLASSES))
+    truth = y[:, None] == np.arange(len(CLASSES))
+    behind = {"sensitivity": truth, "specificity": ~truth, "ppv": called, "npv": ~called, "class_auroc": truth}
 
     def leaf(name, i):
         if i is None:
-            return _interval(name, values[name], draws[name], len(set(groups)), len(y))
-        rows = behind[name](i)
-        return _interval(name, values[name][i], draws[name][:, i], len(set(groups[rows])), rows.sum())
+            return _interval(name, values[name], draws[name], count if name in WHOLE else rarest)
+        return _interval(name, values[name][i], draws[name][:, i], len(set(groups[behind[name][:, i]])))
 
     nested = _nested(values, leaf)
     return {k: v for k, v in nested.items() if ":" not in k} | {"binary": {k: v for k, v in nested.items() if ":" in k}}
