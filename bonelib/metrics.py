@@ -25,7 +25,7 @@ SCALARS = (
 )
 PER_CLASS = ("sensitivity", "specificity", "ppv", "npv", "class_auroc")
 LOSSES = ("expected_cost", "brier", "log_loss", "ece")
-WHOLE = ("accuracy", "weighted_f1", "quadratic_kappa", *LOSSES)  # rest on all images, not on the rarest class
+WHOLE = ("accuracy", "weighted_f1", "quadratic_kappa", *LOSSES)  # weigh images alike; the other figures, classes
 COST = np.abs(np.subtract.outer(np.arange(3), np.arange(3))).astype(float)  # rows truth, columns call: classes apart
 BINARY = {"low bone mass vs normal": (1, 2), "osteoporosis vs rest": (2,)}
 
@@ -85,22 +85,13 @@ def _scores(y: np.ndarray, probs: np.ndarray, w: np.ndarray, cost: np.ndarray) -
     brier, log_loss = (w @ loss / total for loss in losses)
     gap = np.abs(w @ (calibrate.bins(top) * (top - (called == y))[:, None]))  # (R, bins)
     return {
-        "accuracy": hit.sum(1) / total,
-        "balanced_accuracy": _mean(sensitivity),
-        "macro_f1": _mean(f1),
-        "weighted_f1": np.nansum(f1 * truth, 1) / total,
-        "auroc": _mean(class_auroc),
+        "accuracy": hit.sum(1) / total, "balanced_accuracy": _mean(sensitivity), "macro_f1": _mean(f1),
+        "weighted_f1": np.nansum(f1 * truth, 1) / total, "auroc": _mean(class_auroc),
         "quadratic_kappa": 1 - (matrix * squares).sum((1, 2)) / (expected * squares).sum((1, 2)),
-        "expected_cost": (matrix * cost).sum((1, 2)) / total,
-        "brier": brier,
-        "log_loss": log_loss,
-        "ece": gap.sum(1) / total,
-        "sensitivity": sensitivity,
-        "specificity": rest / (total[:, None] - truth),
-        "ppv": hit / call,
-        "npv": rest / (total[:, None] - call),
-        "class_auroc": class_auroc,
-    }
+        "expected_cost": (matrix * cost).sum((1, 2)) / total, "brier": brier, "log_loss": log_loss,
+        "ece": gap.sum(1) / total, "sensitivity": sensitivity, "specificity": rest / (total[:, None] - truth),
+        "ppv": hit / call, "npv": rest / (total[:, None] - call), "class_auroc": class_auroc,
+    }  # fmt: skip
 
 
 def _binary(y: np.ndarray, probs: np.ndarray, w: np.ndarray, specificity: float = 0.9) -> dict[str, np.ndarray]:
@@ -188,6 +179,13 @@ def _interval(name: str, value: float, draws: np.ndarray, count: int) -> dict[st
     }
 
 
+def _balanced_count(y: np.ndarray, groups: np.ndarray) -> float:
+    """How many groups a figure that weighs classes alike rests on: Welch-Satterthwaite degrees of freedom, and one."""
+    n = np.array([len(set(groups[y == c])) for c in set(y)])
+    freedom = (1 / n).sum() ** 2 / (1 / (n**2 * np.maximum(n - 1, 0.5))).sum()
+    return min(len(set(groups)), 1 + max(1.0, freedom))
+
+
 def confusion(y, probs) -> np.ndarray:
     """Counts (3, 3): rows truth, columns call."""
     y, probs = _inputs(y, probs)
@@ -217,16 +215,14 @@ def intervals(y, probs, groups, cost=None, resamples: int = 1000, seed: int = 0,
         lambda w: _scores(y, probs, w, cost) | _binary(y, probs, w), y, groups, resamples, seed, prevalence
     )
     count = len(set(groups))
-    rarest = max(
-        min(len(set(groups[y == c])) for c in set(y)), min(2, count)
-    )  # figures that weigh classes alike rest on it
+    balanced = _balanced_count(y, groups)
     called = probs.argmax(1)[:, None] == np.arange(len(CLASSES))
     truth = y[:, None] == np.arange(len(CLASSES))
     behind = {"sensitivity": truth, "specificity": ~truth, "ppv": called, "npv": ~called, "class_auroc": truth}
 
     def leaf(name, i):
         if i is None:
-            return _interval(name, values[name], draws[name], count if name in WHOLE else rarest)
+            return _interval(name, values[name], draws[name], count if name in WHOLE else balanced)
         return _interval(name, values[name][i], draws[name][:, i], len(set(groups[behind[name][:, i]])))
 
     nested = _nested(values, leaf)
