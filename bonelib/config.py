@@ -29,11 +29,11 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
     "tta": VIEWS,
 }
 RANGES: dict[str, tuple[float, float]] = {
-    "folds": (0, 100), "repeats": (1, 100), "test_size": (0.05, 0.5), "val_size": (0.05, 0.5), "seed": (0, 2**31 - 1),
+    "folds": (0, 100), "repeats": (1, 100), "test_size": (0.05, 0.34), "seed": (0, 2**31 - 1),
     "image_size": (32, 1024), "batch_size": (2, 4096), "epochs": (1, 10_000), "patience": (1, 10_000),
     "workers": (-1, 64), "strength": (0.0, 2.0), "dropout": (0.0, 0.9), "freeze": (0.0, 1.0), "lr": (1e-7, 1.0),
     "weight_decay": (0.0, 1.0), "cycle": (1, 10_000), "cycle_mult": (1, 10), "label_smoothing": (0.0, 0.5),
-    "clip": (0.0, 1000.0), "ema": (0.0, 0.99999), "resamples": (20, 100_000),
+    "mixup": (0.0, 10.0), "layer_decay": (0.1, 1.0), "thaw": (0, 1000), "clip": (0.0, 1000.0), "ema": (0.0, 0.99999), "resamples": (20, 100_000),
 }  # fmt: skip
 
 
@@ -53,8 +53,7 @@ class Config:
     metadata: str = ""  # a table of patients; empty: metadata.csv beside the class folders, if there
     patient_regex: str = ""  # finds the patient in a file name, e.g. ^(\d+)_
     # partition and balance
-    test_size: float = 0.2
-    val_size: float = 0.15
+    test_size: float = 0.2  # of all groups; val is as large
     folds: int = 0  # 0: one train/val/test split; k: k-fold cross-validation
     repeats: int = 1  # of the cross-validation, each with its own seed
     balance: str = "oversample"
@@ -82,9 +81,16 @@ class Config:
     cycle: int = 8  # epochs to the first warm restart of the cosine schedule
     cycle_mult: int = 2  # each cycle is so many times as long as the one before
     label_smoothing: float = 0.1
+    ordinal: bool = False  # label smoothing towards the neighbouring classes only
+    mixup: float = 0.0  # alpha of timm's mixup; 0: off
+    layer_decay: float = 1.0  # each block's rate is so many times that of the block above; 1: off
+    thaw: int = 0  # epochs between quarters of the backbone that are released, down to `freeze`; 0: released at once
     clip: float = 1.0  # gradient norm; 0: off
     ema: float = 0.99  # decay of the averaged weights; 0: off
     precision: str = "auto"
+    deterministic: bool = False  # on a GPU: the same figures every time, at some cost in speed
+    trackers: tuple[str, ...] = ()  # of accelerate, such as tensorboard or wandb
+    mirror: str = ""  # a second folder, on Drive say, that the run folder is copied to as it grows
     resume: bool = True  # go on from the newest checkpoint in the run folder
     # evaluation
     tta: tuple[str, ...] = VIEWS  # what test-time augmentation averages over
@@ -126,8 +132,8 @@ class Config:
         for name, (low, high) in RANGES.items():
             if not low <= getattr(self, name) <= high:
                 raise ConfigError(f"{name} = {getattr(self, name)!r}: allowed is {low:g} to {high:g}")
-        if self.folds == 1:
-            raise ConfigError("folds = 1: allowed is 0 (one train/val/test split) or at least 2")
+        if self.folds in (1, 2):
+            raise ConfigError(f"folds = {self.folds}: allowed is 0 (one train/val/test split) or at least 3")
         for folder, label in self.classes.items():
             if label not in (*CLASSES, ""):
                 raise ConfigError(

@@ -38,6 +38,7 @@ class Draws(Sampler[list[Key]]):
 
     def __iter__(self) -> Iterator[list[Key]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.rows))
+        order = order[: max(1, len(order) // self.world) * self.world]
         for i in range(len(self)):
             mine = order[i * self.batch_size : (i + 1) * self.batch_size][self.rank :: self.world]
             yield [(int(self.rows[j]), self.epoch, int(self.nth[j])) for j in mine]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from bonelib.config import CLASSES, Config, ConfigError
@@ -110,6 +111,15 @@ def describe(cfg: Config) -> str:
             f"{cfg.backbone} from {'the file ' + cfg.weights if cfg.weights else 'ImageNet weights of the model hub'}"
         )
     return f"{cfg.backbone} from random weights (nothing pretrained)"
+
+
+def sync_norms(net: Net, say: Callable[[str], None] = print) -> Net:
+    """Batch norms that take their statistics from all processes' shares of a batch; torch has them for GPUs only."""
+    if torch.cuda.is_available():
+        net.backbone = convert_sync_batchnorm(net.backbone)
+    elif any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in net.modules()):
+        say("on CPUs each process normalises its own share of a batch: results differ a little from one process")
+    return net
 
 
 def device() -> torch.device:

@@ -23,30 +23,28 @@ class SplitError(ValueError):
 def split(table: pd.DataFrame, cfg: Config, fold: int = 0, repeat: int = 0) -> pd.DataFrame:
     """`path, label, group, split, fold, draws` of every usable row.
 
-    Folds are grouped and stratified (scikit-learn's StratifiedGroupKFold). Fold `fold` is the test split, a like part of
-    the rest is val; without cross-validation there are 1 / test_size folds. No group stands on two sides.
+    Folds are grouped and stratified (scikit-learn's StratifiedGroupKFold): fold `fold` is the test split, the next one val.
+    Without cross-validation there are 1 / test_size folds. No group stands on two sides.
     Raises SplitError if a class has too few groups.
     """
     rows = table[audit.usable(table)].reset_index(drop=True)
-    y = _numbers(rows["label"])
-    outer = cfg.folds or round(1 / cfg.test_size)
-    inner = max(2, round((1 - 1 / outer) / cfg.val_size))
-    if not 0 <= fold < outer:
-        raise SplitError(f"fold = {fold}: allowed is 0 to {outer - 1}")
-    _check_size(rows, outer)
-    seed = cfg.seed + 1000 * repeat
-    folds = _folds(y, rows["group"], outer, seed)
-    rest = np.flatnonzero(folds != fold)
-    val = rest[_folds(y[rest], rows["group"].iloc[rest], inner, seed + 1 + fold) == 0]
-    part = np.full(len(rows), "train", dtype=object)
-    part[folds == fold], part[val] = "test", "val"
+    y = rows["label"].map(CLASSES.index).to_numpy(np.int64)
+    k = cfg.folds or round(1 / cfg.test_size)
+    if not 0 <= fold < k:
+        raise SplitError(f"fold = {fold}: allowed is 0 to {k - 1}")
+    _check_size(rows, k)
+    folds = np.zeros(len(rows), np.int64)
+    parts = StratifiedGroupKFold(k, shuffle=True, random_state=cfg.seed + 1000 * repeat).split(y, y, rows["group"])
+    for i, (_, held_out) in enumerate(parts):
+        folds[held_out] = i
+    part = np.select([folds == fold, folds == (fold + 1) % k], ["test", "val"], "train")
     out = rows[["path", "label", "group"]].assign(split=part, fold=folds)
     for name in ("train", "val", "test"):
         missing = set(CLASSES) - set(out["label"][out["split"] == name])
         if missing:
             raise SplitError(
                 f"{name} got no image of {', '.join(sorted(missing))}: the groups are too large to part evenly. "
-                f"Use another seed (now {cfg.seed}), fewer folds (now {outer}) or a larger test_size and val_size"
+                f"Use another seed (now {cfg.seed}) or fewer folds (now {k})"
             )
     return out.assign(draws=_draws(out, y, cfg))
 
@@ -59,7 +57,7 @@ def class_weights(splits: pd.DataFrame, balance: str) -> NDArray[np.float32]:
     if balance == "none":
         return np.ones(len(CLASSES), np.float32)
     train = splits[splits["split"] == "train"]
-    y = _numbers(train["label"])
+    y = train["label"].map(CLASSES.index).to_numpy(np.int64)
     drawn = np.bincount(y, train["draws"], len(CLASSES))
     counts = np.bincount(y, minlength=len(CLASSES)) if balance == "both" else drawn
     weights = 1 / counts
@@ -81,25 +79,11 @@ def _draws(out: pd.DataFrame, y: NDArray[np.int64], cfg: Config) -> NDArray[np.i
     return np.bincount(picked, minlength=len(out))
 
 
-def _folds(y: NDArray[np.int64], groups: pd.Series, k: int, seed: int) -> NDArray[np.int64]:
-    """(N,) the fold of each row, 0..k-1."""
-    folds = np.zeros(len(y), np.int64)
-    parts = StratifiedGroupKFold(k, shuffle=True, random_state=seed).split(y, y, groups)
-    for i, (_, held_out) in enumerate(parts):
-        folds[held_out] = i
-    return folds
-
-
-def _check_size(rows: pd.DataFrame, outer: int) -> None:
+def _check_size(rows: pd.DataFrame, k: int) -> None:
     have = rows.groupby("label")["group"].nunique().reindex(CLASSES, fill_value=0)
-    need = max(outer, 3)
-    if have.min() < need:
+    if have.min() < k:
         listed = ", ".join(f"{c} {n}" for c, n in have.items())
         raise SplitError(
             f"too few groups (patients, or images of unknown patients) to part: found {listed}; "
-            f"{outer} folds need at least {need} of each class. Add images, or use fewer folds or a larger test_size"
+            f"{k} folds need at least {k} of each class. Add images, or use fewer folds or a larger test_size"
         )
-
-
-def _numbers(labels: pd.Series) -> NDArray[np.int64]:
-    return labels.map(CLASSES.index).to_numpy(np.int64)

@@ -23,7 +23,7 @@ def test_environment_and_form_are_read_by_type_and_the_form_wins():
         ("CLASSES", '{"a": "Fine"}', "Fine", "Osteopenia"),
         ("CLASSES", "a=Normal", "a=Normal", "JSON"),
         ("PRETRAINED", "maybe", "maybe", "1 or 0"),
-        ("FOLDS", "1", "1", "at least 2"),
+        ("FOLDS", "2", "2", "at least 3"),
         ("STD", "0,0,0", "0.0", "above 0"),
         ("TTA", "identity,upside down", "upside down", "mirror"),
     ],

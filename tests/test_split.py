@@ -42,9 +42,9 @@ def test_no_group_stands_on_two_sides_and_every_row_is_tested_once(folds, seed):
 
 
 def test_splits_have_the_asked_shares_and_the_classes_of_the_whole():
-    splits = split.split(table((120, 80, 60)), Config(test_size=0.2, val_size=0.15))
+    splits = split.split(table((120, 80, 60)), Config(test_size=0.2))
     shares = splits["split"].value_counts(normalize=True)
-    assert abs(shares["test"] - 0.2) < 0.03 and abs(shares["val"] - 0.15) < 0.04
+    assert abs(shares["test"] - 0.2) < 0.03 and abs(shares["val"] - 0.2) < 0.03
     whole = splits["label"].value_counts(normalize=True)
     for _, part in splits.groupby("split"):
         assert (part["label"].value_counts(normalize=True) - whole).abs().max() < 0.06

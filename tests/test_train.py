@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bonelib import checkpoint, split, train
+from bonelib import checkpoint, recipe, split, train
 from bonelib.config import CLASSES, Config
 from bonelib.train import DivergedError, ResumeError
 
@@ -164,8 +164,7 @@ def test_weight_decay_spares_norms_and_biases(cfg):
     from bonelib import model
 
     net = model.build(cfg)
-    net.freeze(0.5)
-    decayed, spared = train._parameter_groups(net, cfg)
+    spared, decayed = recipe.parameter_groups(net, dataclasses.replace(cfg, freeze=0.5))
     assert decayed["weight_decay"] > 0 == spared["weight_decay"]
     assert all(p.ndim > 1 for p in decayed["params"]) and all(p.ndim <= 1 for p in spared["params"])
     assert all(p.requires_grad for g in (decayed, spared) for p in g["params"])
