@@ -16,15 +16,20 @@ SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "quadratic_kappa"
 
 
 def _part(predictions: pd.DataFrame, tta: str, part: str) -> pd.DataFrame:
-    """Rows of one kind of prediction and one split, in the order of their paths."""
-    rows = predictions[(predictions["tta"] == tta) & (predictions["split"] == part)].sort_values(
-        "path", ignore_index=True
-    )
-    if rows["path"].duplicated().any():
-        raise ValueError(
-            f"predictions hold {rows['path'].duplicated().sum()} paths twice for {tta}, {part}: expected one row each"
-        )
+    """Rows of one kind of prediction and one split, in the order of their paths and, if repeated, seeds."""
+    rows = _ordered(predictions[(predictions["tta"] == tta) & (predictions["split"] == part)])
+    twice = rows.duplicated(_key(rows)).sum()
+    if twice:
+        raise ValueError(f"predictions hold {twice} paths twice for {tta}, {part}: expected one row each")
     return rows
+
+
+def _key(rows: pd.DataFrame) -> list[str]:
+    return ["path", "seed"] if "seed" in rows else ["path"]
+
+
+def _ordered(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.sort_values(_key(rows), ignore_index=True)
 
 
 def _y(rows: pd.DataFrame) -> np.ndarray:
@@ -152,7 +157,10 @@ def evaluate(
             y, _probs(tests["tta"]), _probs(tests["plain"]), groups, **options
         )
     for name, rows in [] if baselines is None else baselines.groupby("baseline", sort=False):
-        other = _probs(rows.set_index("path").loc[first["path"]])
+        rows = _ordered(rows)
+        if not rows[_key(rows)].equals(first[_key(rows)]):
+            raise ValueError(f"the baseline {name} and the model were not asked about the same test images")
+        other = _probs(rows)
         out["baselines"][name] = metrics.intervals(y, other, groups, **options)
         out["differences"][f"model_minus_{name}"] = metrics.paired(y, probs, other, groups, **options)
     out["calibration"], out["selective"] = {}, {}

@@ -42,8 +42,8 @@ class Net(nn.Module):
         """Fix the first `share` of the backbone's parameter tensors, and the statistics of their batch norms."""
         head = {id(p) for p in self.backbone.get_classifier().parameters()}
         body = [p for p in self.backbone.parameters() if id(p) not in head]
-        for p in body[: int(len(body) * share)]:
-            p.requires_grad_(False)
+        for i, p in enumerate(body):
+            p.requires_grad_(i >= int(len(body) * share))
         norms = [m for m in self.backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         self.frozen_norms = [m for m in norms if m.weight is not None and not m.weight.requires_grad]
         self.train(self.training)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from bonelib import augment, loader, model
-from bonelib.config import CLASSES
+from bonelib.config import CLASSES, Config
 
 
 def logits(
@@ -40,6 +40,17 @@ def probabilities(logits: NDArray[np.float32], temperature: float = 1.0) -> NDAr
     scaled = logits.astype(np.float64) / temperature
     exp = np.exp(scaled - scaled.max(-1, keepdims=True))
     return (exp / exp.sum(-1, keepdims=True)).mean(0)
+
+
+def held_out(net: torch.nn.Module, splits: pd.DataFrame, pixels: NDArray[Any], cfg: Config) -> pd.DataFrame:
+    """predictions.csv of a trained model: its val and test rows, plain and averaged over the views `cfg.tta`."""
+    rows = np.flatnonzero(splits["split"] != "train")
+    kind = model.precision(cfg, model.device())
+    parts = [
+        table(splits.iloc[rows], probabilities(logits(net, pixels, rows, views, cfg.batch_size, kind)), name)
+        for name, views in (("plain", ("identity",)), ("tta", cfg.tta))
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
 def table(rows: pd.DataFrame, probs: NDArray[np.float64], tta: str) -> pd.DataFrame:

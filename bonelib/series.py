@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from accelerate import PartialState
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -22,32 +24,42 @@ def audited(cfg: Config, afresh: bool = False) -> tuple[pd.DataFrame, dict[str, 
 
     `catalog.csv` and `audit.json` are read if they are of these very files, else made; `afresh` makes them anyway.
     """
-    table, thumbs, root = catalog.catalog(cfg)
-    kept = None if afresh else _kept(cfg.root, table)
-    if kept is None:
-        if not afresh:
-            print(f"{cfg.root} holds no audit of these images: making it, as 01_explore does")
-        kept = audit.audit(table, thumbs, cfg, root)
-        cfg.root.mkdir(parents=True, exist_ok=True)
-        kept[0].to_csv(cfg.root / "catalog.csv", index=False)
-        (cfg.root / "audit.json").write_text(json.dumps(kept[1], indent=2))
-        (cfg.root / "config.json").write_text(cfg.json())
+    with PartialState().main_process_first():  # under torchrun the others find what the first has made
+        table, thumbs, root = catalog.catalog(cfg)
+        kept = None if afresh else _kept(cfg.root, table)
+        if kept is None:
+            if not afresh:
+                print(f"{cfg.root} holds no audit of these images: making it, as 01_explore does")
+            kept = audit.audit(table, thumbs, cfg, root)
+            cfg.root.mkdir(parents=True, exist_ok=True)
+            kept[0].to_csv(cfg.root / "catalog.csv", index=False)
+            (cfg.root / "audit.json").write_text(json.dumps(kept[1], indent=2))
+            (cfg.root / "config.json").write_text(cfg.json())
     return *kept, thumbs, root
 
 
-def parted(cfg: Config, fold: int = 0) -> tuple[pd.DataFrame, NDArray[Any]]:
-    """splits.csv, made anew (it follows from the audit and the settings), and the pictures in its order, (N, S, S) uint8."""
+def trainings(cfg: Config) -> Iterator[tuple[Config, pd.DataFrame, NDArray[Any]]]:
+    """Each training that `cfg` asks for: its settings, its splits, and the pictures in their order, (N, S, S) uint8.
+
+    One in the run folder, or with `folds` one a fold and repeat in a folder of its own below it, with `splits.csv` each.
+    """
     table, _, _, root = audited(cfg)
-    splits = split.split(table, cfg, fold)
-    splits.to_csv(cfg.root / "splits.csv", index=False)
-    pixels, facts = images.cache(root, splits["path"].tolist(), cfg.image_size, cfg.cache)
-    known = table.set_index("path")["sha256"].reindex(splits["path"])
-    changed = splits["path"][facts["sha256"].to_numpy() != known.to_numpy()]
-    if len(changed):
-        raise catalog.DataError(
-            f"{changed.iloc[0]} and {len(changed) - 1} more changed since the audit; run 01_explore again"
-        )
-    return splits, pixels
+    for repeat in range(cfg.repeats if cfg.folds else 1):
+        for fold in range(cfg.folds or 1):
+            below = f"/repeat-{repeat}-fold-{fold}" if cfg.folds else ""
+            one = dataclasses.replace(cfg, run=cfg.run + below, seed=cfg.seed + repeat)
+            splits = split.split(table, cfg, fold, repeat)
+            with PartialState().main_process_first():
+                one.root.mkdir(parents=True, exist_ok=True)
+                splits.to_csv(one.root / "splits.csv", index=False)
+                if cfg.folds and repeat == fold == 0:
+                    splits.to_csv(cfg.root / "splits.csv", index=False)
+                pixels, facts = images.cache(root, splits["path"].tolist(), cfg.image_size, cfg.cache)
+            known = table.set_index("path")["sha256"].reindex(splits["path"])
+            changed = splits["path"][facts["sha256"].to_numpy() != known.to_numpy()]
+            if len(changed):
+                raise catalog.DataError(f"{changed.iloc[0]} changed since the audit; run 01_explore again")
+            yield one, splits, pixels
 
 
 def _kept(run: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]] | None:
@@ -78,6 +90,12 @@ def trained(cfg: Config, splits: pd.DataFrame, pixels: NDArray[Any]) -> tuple[mo
             "training and test images. Restore the data and settings, or choose another run folder and train again"
         )
     return net.to(model.device()), meta
+
+
+def pooled(cfg: Config, tables: Sequence[pd.DataFrame], trainings: Sequence[tuple[Config, Any, Any]]) -> pd.DataFrame:
+    """What each training says of its own held-out images, in one table; with `folds` a column says of which seed."""
+    named = [t.assign(seed=one.seed) if cfg.folds else t for t, (one, _, _) in zip(tables, trainings, strict=True)]
+    return pd.concat(named, ignore_index=True)
 
 
 def show(figure: Figure, cfg: Config, name: str) -> Figure:

@@ -64,6 +64,14 @@ def class_weights(splits: pd.DataFrame, balance: str) -> NDArray[np.float32]:
     return (weights * drawn.sum() / (weights * drawn).sum()).astype(np.float32)
 
 
+def priors(splits: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(3,) shares of the classes in what training draws, and in the training images themselves."""
+    train = splits[splits["split"] == "train"]
+    y = train["label"].map(CLASSES.index).to_numpy(np.int64)
+    drawn, held = (np.bincount(y, w, len(CLASSES)) for w in (train["draws"], None))
+    return drawn / drawn.sum(), held / held.sum()
+
+
 def digest(splits: pd.DataFrame) -> str:
     """A hash of who stands where: two runs with the same one may be compared, and one may resume the other."""
     return hashlib.sha256(splits[COLUMNS].to_csv(index=False).encode()).hexdigest()[:16]

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from accelerate.utils.memory import should_reduce_batch_size
 from numpy.typing import NDArray
@@ -73,6 +74,7 @@ def _train(
 ) -> pd.DataFrame:  # fmt: skip
     kind = model.precision(cfg, model.device())
     cpu = model.device().type == "cpu"
+    AcceleratorState._reset_state()  # else a second training in one process could not have another precision
     accelerator = Accelerator(
         mixed_precision=kind, cpu=cpu, log_with=list(cfg.trackers) or None, project_dir=str(folder)
     )

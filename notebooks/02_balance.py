@@ -74,7 +74,7 @@ print(f"data {cfg.data}, results in {cfg.root}")
 # groups allow. The test split is not looked at again until `04_evaluate`.
 
 # %%
-splits, pixels = series.parted(cfg)
+_, splits, pixels = next(series.trainings(cfg))
 splits.groupby(["split", "label"]).agg(images=("path", "size"), groups=("group", "nunique")).unstack("split")
 
 # %%

@@ -75,7 +75,7 @@ print(f"data {cfg.data}, results in {cfg.root}")
 # What `02_balance` left is used; what is missing is made by the same functions.
 
 # %%
-splits, pixels = series.parted(cfg)
+one, splits, pixels = next(series.trainings(cfg))
 print(f"{len(splits)} images of {cfg.image_size} px:", splits["split"].value_counts().to_dict())
 
 # %%
@@ -120,10 +120,14 @@ series.show(plots.grid(pictures[:8, 0].numpy(), names, colours, title="The start
 # Cross-entropy with label smoothing and class weights; AdamW; a cosine learning rate with warm restarts; averaged weights
 # (EMA); mixed precision. After each epoch the validation split is judged and a checkpoint written. Training ends early
 # after `patience` epochs without a better validation accuracy. The loop is one function that reads from top to bottom:
-# `bonelib/train.py`.
+# `bonelib/train.py`. With the setting `folds` it runs once a fold, each in a folder of its own.
 
 # %%
-history = train.train(cfg, splits, pixels, cfg.root, series.live(plots.history))
+redraw = series.live(plots.history)
+histories = []
+for one, splits, pixels in series.trainings(cfg):
+    histories.append(train.train(one, splits, pixels, one.root, redraw).assign(folder=one.run))
+history = histories[-1]
 
 # %% [markdown]
 # ## What happened

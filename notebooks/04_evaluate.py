@@ -50,7 +50,7 @@ import json
 import numpy as np
 import pandas as pd
 
-from bonelib import baselines, evaluation, model, plots, predict, report, series, verdict
+from bonelib import baselines, evaluation, model, plots, predict, report, series, split, verdict
 from bonelib.config import CLASSES, Config
 
 # %% [markdown]
@@ -72,26 +72,21 @@ print(f"data {cfg.data}, results in {cfg.root}")
 # ## The model and its images
 
 # %%
-splits, pixels = series.parted(cfg)
-net, meta = series.trained(cfg, splits, pixels)
-print(f"{meta['backbone']}, epoch {meta['epoch']}, trained on the {(splits['split'] == 'train').sum()} training images")
+table, findings, _, _ = series.audited(cfg)
+trainings = list(series.trainings(cfg))
+models = [series.trained(*training) for training in trainings]
+for (one, splits, _), (_, meta) in zip(trainings, models, strict=True):
+    print(f"{one.run}: {meta['backbone']}, epoch {meta['epoch']}, {(splits['split'] == 'train').sum()} training images")
 
 # %% [markdown]
 # ## Predictions, plain and with test-time augmentation
 #
-# Validation images are predicted too: the temperature and the thresholds are fitted on them, never on test.
+# Validation images are predicted too: the temperature and the thresholds are fitted on them, never on test. With `folds`,
+# every image is test once, for the model that has not seen it, and the predictions are pooled.
 
 # %%
-rows = np.flatnonzero(splits["split"] != "train")
-kind = model.precision(cfg, model.device())
-logits = {
-    "plain": predict.logits(net, pixels, rows, ("identity",), cfg.batch_size, kind),
-    "tta": predict.logits(net, pixels, rows, cfg.tta, cfg.batch_size, kind),
-}
-
-# %%
-tables = [predict.table(splits.iloc[rows], predict.probabilities(out), name) for name, out in logits.items()]
-predictions = pd.concat(tables, ignore_index=True)
+parts = [predict.held_out(m[0], t[1], t[2], t[0]) for m, t in zip(models, trainings, strict=True)]
+predictions = series.pooled(cfg, parts, trainings)
 predictions.to_csv(cfg.root / "predictions.csv", index=False)
 predictions.head()
 
@@ -108,13 +103,15 @@ print(f"test split read by {reads} model{'s' * (reads > 1)} so far")
 # the largest class; logistic regression on the intensity histogram and texture; the same on metadata, where there is any.
 
 # %%
-table, findings, _, _ = series.audited(cfg)
-simple = baselines.predict(splits, pixels, table)
+simple = series.pooled(cfg, [baselines.predict(t[1], t[2], table) for t in trainings], trainings)
 metadata = table[["path", *baselines.metadata_columns(table)[0]]]
-metrics = evaluation.evaluate(predictions, simple, metadata, resamples=cfg.resamples, seed=cfg.seed)
+splits, pixels = trainings[0][1:]
+options = {"priors": split.priors(splits), "resamples": cfg.resamples, "seed": cfg.seed}
+metrics = evaluation.evaluate(predictions, simple, metadata, **options)
 metrics["test_reads"] = reads
 (cfg.root / "metrics.json").write_text(json.dumps(metrics, indent=2))
-model.amend(cfg.root / "model", temperature=metrics["calibration"]["plain"]["temperature"])
+for one, _, _ in trainings:
+    model.amend(one.root / "model", temperature=metrics["calibration"]["plain"]["temperature"])
 
 # %%
 figures = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "auroc", "quadratic_kappa")

@@ -70,7 +70,7 @@ def test_weights_that_are_no_safetensors_file_are_refused(tmp_path, name):
 
 def test_weights_of_another_model_are_an_error_not_random_ones(tmp_path):
     save_file({"something.weight": torch.zeros(3)}, tmp_path / "w.safetensors")
-    with pytest.raises(WeightsError, match="lacks .* tensors"):
+    with pytest.raises(WeightsError, match=r"lacks .* tensors"):
         model.build(Config(backbone="test_efficientnet", weights=str(tmp_path / "w.safetensors")))
 
 
