@@ -112,6 +112,21 @@ def _subgroups(test: pd.DataFrame, table: pd.DataFrame | None, smallest: int, **
     return out
 
 
+def _spread(rows: pd.DataFrame) -> dict:
+    """How far figures vary between the models of a cross-validation: mean, and deviation over folds and over seeds."""
+    blocks = {k: metrics.figures(_y(t), _probs(t)) for k, t in rows.groupby(["seed", "fold"])}
+    table = pd.DataFrame({k: {f: block[f] for f in SHOWN} for k, block in blocks.items()}).T.astype(float)
+    seeds = table.groupby(level=0).mean()
+    return {
+        f: {
+            "mean": float(table[f].mean()),
+            "over_folds": float(table[f].groupby(level=0).std().mean()),
+            "over_seeds": float(seeds[f].std()) if len(seeds) > 1 else None,
+        }
+        for f in SHOWN
+    }
+
+
 def evaluate(
     predictions: pd.DataFrame,
     baselines: pd.DataFrame | None = None,
@@ -141,7 +156,7 @@ def evaluate(
     out = {
         "model": headline if headline in kinds else kinds[0],
         "counts": {
-            "images": len(y),
+            "images": int(first["path"].nunique()),
             "groups": int(groups.nunique()),
             "images_per_class": {c: int((y == i).sum()) for i, c in enumerate(CLASSES)},
             "groups_per_class": {c: int(groups[y == i].nunique()) for i, c in enumerate(CLASSES)},
@@ -168,6 +183,8 @@ def evaluate(
         val = _part(predictions, kind, "val")
         out["calibration"][kind], *new = _calibration(val, tests[kind], priors)
         out["selective"][kind] = _selective(val, tests[kind], *new, target)
+    if "fold" in first:
+        out["spread"] = {kind: _spread(t) for kind, t in tests.items()}
     if prevalence is not None:
         shares = np.asarray(prevalence, float) / np.sum(prevalence)
         out["at_prevalence"] = {

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from bonelib import audit, catalog, images, model, split, train
 from bonelib.config import Config
 
+Training = tuple[Config, pd.DataFrame, NDArray[Any]]  # settings, splits, and the pictures in their order
+
 
 def audited(cfg: Config, afresh: bool = False) -> tuple[pd.DataFrame, dict[str, Any], NDArray[Any], Path]:
     """The audited table, the audit's findings, (N, 224, 224) pictures of its readable rows, and the data folder.
@@ -38,7 +40,7 @@ def audited(cfg: Config, afresh: bool = False) -> tuple[pd.DataFrame, dict[str, 
     return *kept, thumbs, root
 
 
-def trainings(cfg: Config) -> Iterator[tuple[Config, pd.DataFrame, NDArray[Any]]]:
+def trainings(cfg: Config) -> Iterator[Training]:
     """Each training that `cfg` asks for: its settings, its splits, and the pictures in their order, (N, S, S) uint8.
 
     One in the run folder, or with `folds` one a fold and repeat in a folder of its own below it, with `splits.csv` each.
@@ -69,7 +71,7 @@ def _kept(run: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]
         findings = json.loads((run / "audit.json").read_text())
     except (OSError, ValueError):
         return None
-    texts = ["patient", "sha256", "group", "issues"]
+    texts = ["patient", "format", "sha256", "group", "issues"]
     old[texts] = old[texts].fillna("")
     same = ["path", "label", "patient", "sha256"]
     if len(old) != len(table) or not np.array_equal(old[same].to_numpy(str), table[same].to_numpy(str)):
@@ -92,9 +94,14 @@ def trained(cfg: Config, splits: pd.DataFrame, pixels: NDArray[Any]) -> tuple[mo
     return net.to(model.device()), meta
 
 
-def pooled(cfg: Config, tables: Sequence[pd.DataFrame], trainings: Sequence[tuple[Config, Any, Any]]) -> pd.DataFrame:
-    """What each training says of its own held-out images, in one table; with `folds` a column says of which seed."""
-    named = [t.assign(seed=one.seed) if cfg.folds else t for t, (one, _, _) in zip(tables, trainings, strict=True)]
+def pooled(cfg: Config, tables: Sequence[pd.DataFrame], trainings: Sequence[Training]) -> pd.DataFrame:
+    """What each training says of its own held-out images, in one table; with `folds`, `seed` and `fold` say which it was."""
+    if not cfg.folds:
+        return tables[0]
+    named = [
+        t.assign(seed=one.seed, fold=splits.loc[splits["split"] == "test", "fold"].iloc[0])
+        for t, (one, splits, _) in zip(tables, trainings, strict=True)
+    ]
     return pd.concat(named, ignore_index=True)
 
 

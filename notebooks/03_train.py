@@ -154,8 +154,8 @@ print(
 # What is left for a resume, for prediction and for a person:
 
 # %%
-for path in sorted(p for p in cfg.root.rglob("*") if p.is_file() and "figures" not in p.parts):
-    print(f"{path.stat().st_size / 1e6:8.2f} MB  {path.relative_to(cfg.root)}")
+for path in sorted(p for p in one.root.rglob("*") if p.is_file() and "figures" not in p.parts):
+    print(f"{path.stat().st_size / 1e6:8.2f} MB  {path.relative_to(one.root)}")
 
 # %% [markdown]
 # The validation figure chose the epoch, so it is too good to be reported. The test split, which nothing has seen so far,

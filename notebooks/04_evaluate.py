@@ -122,6 +122,12 @@ pd.DataFrame({name: {f: verdict.span(block[f]) for f in figures} for name, block
 series.show(plots.comparison(metrics), cfg, "comparison")
 
 # %% [markdown]
+# With `folds`, the spread between models tells what another draw of the training images, or another seed, would have given.
+
+# %%
+pd.DataFrame(metrics["spread"]["plain"]).T.round(3) if cfg.folds else "one split, one model: the spread is not known"
+
+# %% [markdown]
 # Where two intervals overlap widely, do not claim a difference. The paired comparison, which asks both methods about the
 # same images, decides; in words:
 
