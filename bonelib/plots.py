@@ -113,6 +113,15 @@ def history(table: pd.DataFrame) -> Figure:
 
 
 @styled
+def rates(table: pd.DataFrame) -> Figure:
+    """Training loss against the learning rate, from `recipe.find_lr`."""
+    figure, axes = _axes(height=3.4)
+    axes[0, 0].plot(table["lr"], table["loss"], color=PALETTE["Normal"])
+    axes[0, 0].set(title="Where the loss falls fastest", xlabel="learning rate", ylabel="smoothed loss", xscale="log")
+    return figure
+
+
+@styled
 def confusion(matrices: dict[str, Sequence]) -> Figure:
     """Confusion matrices (3, 3), rows truth, columns call, one panel a name: counts and shares of the true class."""
     figure, axes = _axes(1, len(matrices), height=1.2 + 6.4 / max(len(matrices), 1.6) * 0.86, sharey=True)

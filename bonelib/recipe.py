@@ -1,15 +1,22 @@
-"""The optional turns of the training recipe, each one setting: targets, mixup, rates by depth, gradual thawing."""
+"""The turns of the training recipe: targets, mixup, rates by depth, gradual thawing, and the search for a rate."""
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from timm.data.mixup import Mixup
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
+from bonelib import augment, loader, model
 from bonelib.config import CLASSES, Config
 from bonelib.model import Net
+from bonelib.split import class_weights
 
 
 def targets(cfg: Config) -> torch.Tensor:
@@ -42,3 +49,37 @@ def parameter_groups(net: Net, cfg: Config) -> list[dict[str, Any]]:
 def frozen_share(cfg: Config, epoch: int) -> float:
     """What share of the backbone is frozen in `epoch` (from 0): `freeze`, reached from 1 in quarters with `thaw`."""
     return max(cfg.freeze, 1 - 0.25 * (epoch // cfg.thaw)) if cfg.thaw else cfg.freeze
+
+
+def find_lr(
+    cfg: Config, splits: pd.DataFrame, pixels: NDArray[Any], low: float = 1e-6, high: float = 0.3, steps: int = 80
+) -> pd.DataFrame:
+    """`lr` and the training `loss` there, smoothed: one short run whose rate rises from `low` to `high`.
+
+    Take a rate where the loss falls fastest, well left of its minimum (Smith 2017, doi 10.1109/WACV.2017.58).
+    """
+    on, kind = model.device(), model.precision(cfg, model.device())
+    torch.manual_seed(cfg.seed)
+    net = model.build(cfg)
+    optimizer = torch.optim.AdamW(parameter_groups(net, cfg), lr=low)
+    net.to(on).train()
+    weights = torch.from_numpy(class_weights(splits, cfg.balance)).to(on)
+    labels = splits["label"].map(CLASSES.index).to_numpy(np.int64)
+    draws = loader.Draws(splits["draws"].to_numpy(), cfg.batch_size, cfg.seed)
+    batches = loader.training(cfg, pixels, labels, draws, augment.policy(cfg), on)
+    rows: list[dict[str, float]] = []
+    for draws.epoch in itertools.count():
+        for pictures, y in batches:
+            rate = low * (high / low) ** (len(rows) / (steps - 1))
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group.get("lr_scale", 1.0)
+            with model.autocast(kind, on):
+                out = net(pictures.to(on))
+            loss = F.cross_entropy(out.float(), targets(cfg).to(on)[y.to(on)], weights)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            rows.append({"lr": rate, "loss": loss.item()})
+            if len(rows) == steps or not rows[-1]["loss"] < 4 * rows[0]["loss"]:
+                table = pd.DataFrame(rows)
+                return table.assign(loss=table["loss"].ewm(span=8).mean())

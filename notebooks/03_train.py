@@ -48,7 +48,7 @@ if "google.colab" in sys.modules:
 # %%
 import torch
 
-from bonelib import augment, loader, model, plots, series, train
+from bonelib import augment, loader, model, plots, recipe, series, train
 from bonelib.config import CLASSES, Config
 
 # %% [markdown]
@@ -66,6 +66,7 @@ backbone = ""  # @param {type:"string"}
 image_size = ""  # @param {type:"string"}
 epochs = ""  # @param {type:"string"}
 batch_size = ""  # @param {type:"string"}
+find_lr = False  # @param {type:"boolean"}
 cfg = Config.load(data=data, run=run, backbone=backbone, image_size=image_size, epochs=epochs, batch_size=batch_size)
 print(f"data {cfg.data}, results in {cfg.root}")
 
@@ -113,6 +114,16 @@ pictures, y = next(iter(loader.training(cfg, pixels, labels, draws, augment.poli
 names = [CLASSES[i] for i in y[:8]]
 colours = [plots.PALETTE[name] for name in names]
 series.show(plots.grid(pictures[:8, 0].numpy(), names, colours, title="The start of the first batch"), cfg, "batch")
+
+# %% [markdown]
+# ## A learning rate, if you want to choose one
+#
+# One short run whose rate rises from almost nothing: a good rate lies where the loss falls fastest, well left of its
+# lowest point. Tick the box in the settings to have it drawn; the default rate suits the default model.
+
+# %%
+if find_lr:
+    series.show(plots.rates(recipe.find_lr(cfg, splits, pixels)), cfg, "rates")
 
 # %% [markdown]
 # ## The loop

@@ -163,6 +163,13 @@ def test_rates_fall_towards_the_input_with_layer_decay():
     assert rates[id(net.backbone.conv_stem.weight)] < 0.2 * cfg.lr
 
 
+def test_rate_finder_rises_learns_and_stops_where_the_loss_explodes():
+    cfg = Config(**(trainee.SETTINGS | {"augment": ()}))
+    table = recipe.find_lr(cfg, *trainee.data(), low=1e-4, high=10.0, steps=40)
+    assert table["lr"].is_monotonic_increasing and table["lr"].iloc[0] == pytest.approx(1e-4)
+    assert table["loss"].min() < 0.8 * table["loss"].iloc[0]
+
+
 def test_mirror_brings_a_run_back_on_a_fresh_machine(tmp_path):
     drive = tmp_path / "drive"
     cfg = Config(run=str(tmp_path / "here"), mirror=str(drive), **(trainee.SETTINGS | {"epochs": 2}))
