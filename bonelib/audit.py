@@ -69,7 +69,7 @@ def _clusters(rows: pd.DataFrame, pairs: pd.DataFrame) -> list[dict[str, Any]]:
     out = []
     for name, links in pairs.groupby(number[pairs["a"]], sort=False):
         members = np.flatnonzero(number == name)
-        kinds = sorted({word for kind in links["kind"] for word in kind.split(", ")})
+        kinds = sorted({word for kind in links["kind"] for word in kind.split("; ")})
         out.append({
             "rows": members.tolist(), "kept": int(members[np.argmin(rank[members])]), "kinds": kinds,
             "confidence": round(float(links["confidence"].min()), 3),
@@ -80,11 +80,11 @@ def _clusters(rows: pd.DataFrame, pairs: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _groups(rows: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
     """A short id for each row, the same for copies and for images of one patient, transitively."""
-    same = [zip(pairs["a"], pairs["b"], strict=True)]
+    same = list(zip(pairs["a"], pairs["b"], strict=True))
     patient = rows["patient"].fillna("").astype(str)
     for members in patient[patient != ""].groupby(patient).indices.values():
-        same.append([(members[0], other) for other in members[1:]])
-    return [f"g{number:05d}" for number in pd.factorize(copies.joined(len(rows), *same))[0]]
+        same += [(members[0], other) for other in members[1:]]
+    return [f"g{number:05d}" for number in pd.factorize(copies.joined(len(rows), same))[0]]
 
 
 def _defects(thumbs: NDArray[Any]) -> list[set[str]]:

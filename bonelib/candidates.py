@@ -1,0 +1,212 @@
+"""Which pictures may be copies of which: two cheap searches, none of which compares all with all.
+
+`upright` finds copies whose frame is the same but for flips, quarter turns, scale and exposure: the lowest cosine
+frequencies of the ranks of the pixels, without the signs that a flip changes, in a k-d tree.
+`turned` finds copies at any angle and zoom, cropped or drawn over: SIFT (doi:10.1023/B:VISI.0000029664.99615.94) on the
+locally normalised picture, matched as it is and mirrored, and pairs whose matches agree on one angle.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from bonelib.compare import COARSE, plausible, resized
+
+LOW = 8  # frequencies a side in a signature
+NEAR = 2.0  # how far apart two signatures of one picture may be; their norm is about 8
+NEIGHBOURS = 8
+SIDE, POINTS, DIMENSIONS = 144, 64, 32  # size at which points are sought, points a picture, numbers a point
+ALIKE = 0.6  # how far apart two points may be that match
+VOTES, INLIERS = 7, 6  # matches that must agree on an angle, and on a place
+SIGNS = ((1, 1), (-1, 1), (1, -1), (-1, -1))
+FLIPS = [np.diag(s).astype(float) for s in SIGNS] + [np.diag(s)[::-1].astype(float) for s in SIGNS]
+MIRROR = np.arange(128).reshape(4, 4, 8)[::-1][:, :, -np.arange(8) % 8].ravel()  # SIFT of the mirrored picture
+
+Array = NDArray[Any]
+Box = tuple[int, int, int, int]  # top, bottom, left, right
+
+
+class Candidate(NamedTuple):
+    """Two rows that may be one picture, and a map (2, 3) from the first to the second, in pixels of COARSE."""
+
+    a: int
+    b: int
+    start: Array
+
+
+def each(do: Callable[[Any], Any], items: Sequence[Any] | Array) -> list[Any]:
+    """`do` of every item, on all cores: OpenCV and numpy let go of the interpreter."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(do, items))
+
+
+def upright(thumbs: Array, frames: Sequence[Box], rows: Array) -> list[Candidate]:
+    """Candidates among `rows` by their frames and, where the borders are of one grey, also by what lies within."""
+
+    def seen(i: int) -> list[tuple[int, Box, Array]]:
+        thumb, frame = thumbs[i], frames[i]
+        inner = trim(thumb, frame)
+        boxes = [frame] if np.abs(np.subtract(frame, inner)).max() <= 0.02 * len(thumb) else [frame, inner]
+        return [(i, box, signature(thumb[box[0] : box[1], box[2] : box[3]])) for box in boxes]
+
+    entries = [entry for found in each(seen, rows) for entry in found]
+    if len(entries) < 2:
+        return []
+    pairs = _near(np.stack([low for *_, low in entries]))
+    scale = COARSE / thumbs.shape[1]
+    out = []
+    for a, b, flip in pairs:
+        (i, here, _), (j, there, _) = entries[a], entries[b]
+        if i != j:
+            out.append(Candidate(i, j, resized(_box_to_box(here, there, FLIPS[flip]), scale)))
+    return out
+
+
+def signature(picture: Array) -> Array:
+    """(8, 8) float32: the lowest cosine frequencies of the ranks of the pixels, so that exposure does not matter."""
+    small = cv2.resize(picture, (32, 32), interpolation=cv2.INTER_AREA)
+    count = np.bincount(small.ravel(), minlength=256)
+    rank = ((np.cumsum(count) - count / 2) / small.size - 0.5).astype(np.float32)[small]
+    low = cv2.dct(rank)[:LOW, :LOW]
+    low[0, 0] = 0
+    return low
+
+
+def trim(thumb: Array, box: Box) -> Box:
+    """The box without rows and columns of one grey at its borders."""
+    flat = 4 + 0.04 * np.ptp(np.percentile(thumb[::4, ::4], (2, 98)))
+    top, bottom, left, right = box
+    while True:
+        inner = thumb[top:bottom, left:right]
+        rows, columns = (np.flatnonzero(np.ptp(inner, axis=axis) > flat) for axis in (1, 0))
+        if len(rows) < 16 or len(columns) < 16:
+            return box
+        last = (top, bottom, left, right)
+        top, bottom, left, right = top + rows[0], top + rows[-1] + 1, left + columns[0], left + columns[-1] + 1
+        if last == (top, bottom, left, right):
+            return int(top), int(bottom), int(left), int(right)
+
+
+def _box_to_box(here: Box, there: Box, flip: Array) -> Array:
+    """(2, 3): takes a point (x, y) of one box to its place in the other, flipped about the centre."""
+    (t, b, le, r), (t2, b2, le2, r2) = here, there
+    turn = np.diag([r2 - le2, b2 - t2]) @ flip @ np.diag([1 / (r - le), 1 / (b - t)])
+    return np.column_stack([turn, np.array([le2 + r2 - 1, t2 + b2 - 1]) / 2 - turn @ [(le + r - 1) / 2, (t + b - 1) / 2]])
+
+
+def _near(low: Array) -> Array:
+    """(M, 3) int: pairs a < b of signatures (N, 8, 8) near each other after one of the eight flips, and which."""
+    size, i, j = np.abs(low), *np.triu_indices(LOW, 1)
+    swapped = (size[:, i, j] + size[:, j, i], np.abs(size[:, i, j] - size[:, j, i]))  # a quarter turn swaps the axes
+    blind = np.hstack([size[:, range(1, LOW), range(1, LOW)], *(t / np.sqrt(2) for t in swapped)])
+    blind -= blind.mean(0)
+    points = blind @ np.linalg.eigh(blind.T @ blind)[1][:, -12:]  # a k-d tree prunes well in a dozen dimensions
+    near = cKDTree(points).query(points, NEIGHBOURS + 1, distance_upper_bound=NEAR, workers=-1)[1]
+    a, b = np.repeat(np.arange(len(low)), near.shape[1]), near.ravel()
+    pairs = np.unique(np.sort(np.stack([a, b], 1)[(b < len(low)) & (a != b)], 1), axis=0)
+    return np.concatenate([_flipped(low, part) for part in np.array_split(pairs, len(pairs) // 50_000 + 1)])
+
+
+def _flipped(low: Array, pairs: Array) -> Array:
+    """Of the pairs, those that also agree in sign after one of the eight flips: (M, 3)."""
+    a, b = low[pairs[:, 0]], low[pairs[:, 1]]
+    odd = np.where(np.arange(LOW) % 2, -1, 1).astype(np.float32)
+    gaps = []
+    for flip in FLIPS:
+        turned_b = b if flip[0, 0] else b.transpose(0, 2, 1)
+        across, down = flip.sum(0)
+        signs = (odd if across < 0 else np.ones_like(odd)) * (odd if down < 0 else np.ones_like(odd))[:, None]
+        gaps.append(((a - turned_b * signs) ** 2).sum((1, 2)))
+    return np.column_stack([pairs, np.argmin(gaps, axis=0)])[np.min(gaps, axis=0) < NEAR**2]
+
+
+def turned(thumbs: Array, rows: Array) -> list[Candidate]:
+    """Candidates among `rows` at any angle, the surest first."""
+    found = each(lambda i: features(thumbs[i]), rows)
+    owner = np.repeat(rows, [len(points) for points, _ in found])
+    if len(np.unique(owner)) < 2:
+        return []
+    points, what = (np.concatenate(part) for part in zip(*found, strict=True))
+    axes = np.linalg.eigh(np.cov(what[:: len(what) // 100_000 + 1].T))[1][:, -DIMENSIONS:].astype(np.float32)
+    index = cv2.FlannBasedMatcher({"algorithm": 1, "trees": 4}, {"checks": 32})
+    index.add([what @ axes])
+    index.train()
+    side, jobs = thumbs.shape[1], []
+    for mirrored in (False, True):
+        asked = (what[:, MIRROR] if mirrored else what) @ axes
+        jobs += [(mirrored, m) for m in _agreeing(_matches(index, asked, owner), points, owner, mirrored)]
+    starts = each(lambda job: _start(points, job[1], job[0], side), jobs)
+    sure = np.argsort([-inliers for _, inliers in starts], kind="stable")
+    scale = COARSE / side
+    return [
+        Candidate(int(owner[jobs[k][1][0, 0]]), int(owner[jobs[k][1][0, 1]]), resized(starts[k][0], scale))
+        for k in sure if starts[k][1] >= INLIERS
+    ]  # fmt: skip
+
+
+def features(thumb: Array) -> tuple[Array, Array]:
+    """Up to POINTS places (x, y, size, angle in degrees), in pixels of the thumb, and their RootSIFT (K, 128) float32."""
+    grey = cv2.resize(thumb, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+    detail = grey - cv2.GaussianBlur(grey, (0, 0), 5)
+    local = 128 + 45 * detail / (np.sqrt(cv2.GaussianBlur(detail * detail, (0, 0), 8)) + 6)
+    sift = cv2.SIFT_create(nfeatures=POINTS, contrastThreshold=0.02, edgeThreshold=20)
+    points, what = sift.detectAndCompute(np.clip(local, 0, 255).astype(np.uint8), None)
+    if what is None:
+        return np.zeros((0, 4), np.float32), np.zeros((0, 128), np.float32)
+    grow = len(thumb) / SIDE
+    where = [((p.pt[0] + 0.5) * grow - 0.5, (p.pt[1] + 0.5) * grow - 0.5, p.size * grow, p.angle) for p in points]
+    return np.array(where[:POINTS], np.float32), np.sqrt(what / (what.sum(1, keepdims=True) + 1e-6))[:POINTS]
+
+
+def _matches(index: cv2.FlannBasedMatcher, asked: Array, owner: Array) -> Array:
+    """(M, 2) int: points that look alike, of two pictures, that of the lower row first."""
+    found = []
+    for first in range(0, len(asked), 20_000):
+        for near in index.knnMatch(asked[first : first + 20_000], k=6):
+            found += [(first + m.queryIdx, m.trainIdx) for m in near if m.distance < ALIKE]
+    pairs = np.array(found, int).reshape(-1, 2)
+    who = owner[pairs]
+    pairs = np.where((who[:, 0] > who[:, 1])[:, None], pairs[:, ::-1], pairs)
+    return np.unique(pairs[who[:, 0] != who[:, 1]], axis=0)
+
+
+def _agreeing(matches: Array, points: Array, owner: Array, mirrored: bool) -> list[Array]:
+    """For each pair of pictures with VOTES or more matches within 60 degrees and a factor of 1.7: those matches."""
+    _, _, size, angle = points[matches].transpose(2, 0, 1)
+    matches, turn = matches[near := np.abs(np.log2(size[:, 1] / size[:, 0])) < 0.8], angle[:, 1] - angle[:, 0]
+    if mirrored:
+        turn = angle[:, 1] + angle[:, 0]
+    sector = (turn[near] % 360 // 30).astype(int)
+    pair = owner[matches[:, 0]].astype(np.int64) * (owner.max() + 1) + owner[matches[:, 1]]
+    order = np.argsort(pair, kind="stable")
+    matches, sector = matches[order], sector[order]
+    ends = np.flatnonzero(np.diff(pair[order], append=-1)) + 1
+    out, first = [], 0
+    for end in ends:
+        if end - first >= VOTES:
+            votes = np.bincount(sector[first:end], minlength=12)
+            best = int(np.argmax(votes + np.roll(votes, -1)))
+            agree = np.isin(sector[first:end], (best, (best + 1) % 12))
+            if agree.sum() >= VOTES:
+                out.append(matches[first:end][agree])
+        first = end
+    return out
+
+
+def _start(points: Array, matches: Array, mirrored: bool, side: int) -> tuple[Array, int]:
+    """The turn, zoom and shift (2, 3) that most of the matches follow (RANSAC), and how many do."""
+    here, there = points[matches[:, 0], :2], points[matches[:, 1], :2]
+    mirror = np.array([[-1.0, 0, side - 1], [0, 1, 0], [0, 0, 1]]) if mirrored else np.eye(3)
+    here = here @ mirror[:2, :2].T + mirror[:2, 2]
+    map_, inliers = cv2.estimateAffinePartial2D(here, there, ransacReprojThreshold=0.02 * side, maxIters=500)
+    if map_ is None or not plausible(map_):
+        return mirror[:2], 0
+    return map_ @ mirror, int(inliers.sum())
