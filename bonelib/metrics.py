@@ -99,7 +99,7 @@ def _binary(y: np.ndarray, probs: np.ndarray, w: np.ndarray, specificity: float 
     out = {}
     for name, classes in BINARY.items():
         score, positive = probs[:, classes].sum(1), np.isin(y, classes)
-        out[f"{name}: auroc"] = _auroc(score, positive, w)
+        out[f"{name}: AUROC"] = _auroc(score, positive, w)
         out[f"{name}: sensitivity at {specificity:.0%} specificity"] = _sensitivity_at(score, positive, w, specificity)
     return out
 

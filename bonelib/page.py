@@ -20,7 +20,7 @@ h2{font-size:1.2rem;margin-top:2.2rem;border-bottom:1px solid #ccc}h3{font-size:
 img{display:block;max-width:100%;height:auto;margin:.8rem 0}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:.82rem;min-width:60%}
 th,td{text-align:left;padding:.25rem .6rem .25rem 0;border-bottom:1px solid #ddd;vertical-align:top}
-td:first-child{overflow-wrap:anywhere;min-width:4rem}
+.long{overflow-wrap:anywhere}
 @media(max-width:480px){th,td{padding-right:.4rem}th{font-size:.76rem}}
 td small{display:block;color:#555;white-space:nowrap;font-size:.72rem}
 .alarm,.verdict,.absent{padding:.5rem .9rem;border-left:5px solid;margin:.5rem 0}
@@ -34,7 +34,11 @@ LABELS = {"auroc": "AUROC", "ece": "ECE", "ppv": "PPV", "npv": "NPV", "macro_f1"
 
 
 def name(key: str) -> str:
-    return LABELS.get(key, key.replace("_", " "))
+    return LABELS.get(key, _words(key))
+
+
+def _words(key: Any) -> str:
+    return str(key).replace("_", " ")
 
 
 def cell(value: Any) -> str:
@@ -44,7 +48,8 @@ def cell(value: Any) -> str:
         return f"{escape(first)}<small>{escape(rest.rstrip(')'))}</small>" if rest else escape(first)
     if isinstance(value, float):
         return "not defined" if pd.isna(value) else f"{value:.3g}" if abs(value) < 10 else f"{value:.0f}"
-    return "not defined" if value is None else escape(str(value))
+    text = "not defined" if value is None else escape(str(value))
+    return f'<span class="long">{text}</span>' if max(map(len, text.split()), default=0) > 20 else text
 
 
 def table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
@@ -82,12 +87,12 @@ def tree(value: Any, depth: int = 0) -> str:
     if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
         keys = list(dict.fromkeys(k for v in value for k in v))[:5]
         more = paragraph(f"and {len(value) - 20} more") if len(value) > 20 else ""
-        return table(map(name, keys), [[short(v.get(k)) for k in keys] for v in value[:20]]) + more
+        return table(map(_words, keys), [[short(v.get(k)) for k in keys] for v in value[:20]]) + more
     if isinstance(value, dict):
-        flat = [(name(str(k)), short(v)) for k, v in value.items() if not isinstance(v, (dict, list)) or depth > 1]
+        flat = [(_words(k), short(v)) for k, v in value.items() if not isinstance(v, (dict, list)) or depth > 1]
         deep = [(k, v) for k, v in value.items() if isinstance(v, (dict, list)) and v and depth <= 1]
         return (table(("", ""), flat) if flat else "") + "".join(
-            f"<h3>{escape(name(str(k)))}</h3>{tree(v, depth + 1)}" for k, v in deep
+            f"<h3>{escape(_words(k))}</h3>{tree(v, depth + 1)}" for k, v in deep
         )
     return paragraph(short(value))
 

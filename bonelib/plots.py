@@ -46,7 +46,8 @@ def _axes(rows: int = 1, columns: int = 1, height: float = 3.6, **options):
 @styled
 def class_counts(table: pd.DataFrame, by: str | None = None, title: str = "Images of each class") -> Figure:
     """Bars of the rows in each class of `label`; with `by` (say "split"), a cluster of bars for each of its values."""
-    groups = list(dict.fromkeys(table[by])) if by else [None]
+    order = {"train": 0, "val": 1, "test": 2}
+    groups = sorted(dict.fromkeys(table[by]), key=lambda g: order.get(g, 3)) if by else [None]
     figure, axes = _axes()
     axis, width = axes[0, 0], 0.8 / len(CLASSES)
     for i, name in enumerate(CLASSES):

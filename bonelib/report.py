@@ -35,7 +35,8 @@ def read(run: Path) -> dict[str, Any]:
         held[key] = json.loads((run / name).read_text("utf-8")) if (run / name).is_file() else None
     held["figures"] = sorted((run / "figures").glob("*.png"))
     leaks = verdict.leaks(held["splits"], held["catalog"]) if held["splits"] is not None else []
-    return held | {"leaks": leaks, "alarms": leaks + verdict.shortcuts(held["audit"])}
+    seen = [s for s in (held["explain"] or {}).get("verdict", []) if s.startswith("Shortcut")]
+    return held | {"leaks": leaks, "alarms": [*leaks, *verdict.shortcuts(held["audit"]), *seen]}
 
 
 def _drawn(held: dict, section: str) -> str:
@@ -150,8 +151,12 @@ def _training(held: dict) -> str:
 
 
 def _explanations(held: dict) -> str:
-    told = page.tree(held["explain"]) if held["explain"] else ""
-    return told + _drawn(held, "explanations") or absent("no heat maps and no checks of them in this run")
+    found, out = held["explain"], _drawn(held, "explanations")
+    if not found:
+        return absent("no checks of heat maps (explain.json) in this run") + out
+    rows = [(k, *(f"{v:.1%}" for v in part.values())) for k, part in found["regions"].items()]
+    told = "".join(map(paragraph, found["verdict"]))
+    return told + table(("region, by stated rules", "share of heat", "share of area"), rows) + out
 
 
 def _settings(held: dict) -> str:
@@ -180,7 +185,8 @@ def write(run: Path | str) -> Path:
     if held["metrics"] is None:
         body += absent("no metrics.json in this run, so there is no verdict; run 04_evaluate")
     elif reads := held["metrics"].get("test_reads"):
-        body += paragraph(f"Test split read {reads} time{'s' * (reads != 1)}, by as many models.")
+        more = ": each model that was judged here makes the best of them look a little too good" if reads > 1 else ""
+        body += paragraph(f"Test split read {reads} time{'s' * (reads != 1)}{more}.")
     for key, (title, section) in SECTIONS.items():
         there = held["metrics"] is not None or key not in MEASURED
         body += (

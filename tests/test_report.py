@@ -5,10 +5,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from test_metrics import predictions
 
 from bonelib import evaluation, metrics, report, verdict
 from bonelib.config import CLASSES
+from tests.test_metrics import predictions
 
 EVIL = 'Normal/<script>alert("x")</script>|`.png'
 
