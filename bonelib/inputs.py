@@ -1,0 +1,93 @@
+"""Is a picture one that the model may be asked about? Refuses what is not like its training images, with the reason.
+
+Method: twelve plain statistics of a letterboxed grey picture, scaled by the median and spread of the training pictures;
+the Mahalanobis distance (shrunk covariance) is held against the training pictures' own distances. Colour is judged
+before the picture becomes grey. This finds blank, inverted, photographed and foreign pictures, not subtle shifts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+from sklearn.covariance import LedoitWolf
+from sklearn.model_selection import KFold
+
+COLOURED = 0.25  # share of clearly coloured pixels from which a picture is a colour photo
+MARGIN = 1.5  # how much farther than the 99th percentile of unseen training pictures is too far
+BLANK = 4.0  # grey levels of standard deviation below which nothing is shown
+
+
+def statistics(pixels: np.ndarray) -> np.ndarray:
+    """(N, 12) of (N, S, S) uint8: grey levels, their spread, where the light lies, and how fine the detail is."""
+    return np.stack([_statistics(p) for p in pixels])
+
+
+def _statistics(picture: np.ndarray) -> np.ndarray:
+    grey = cv2.resize(picture, (64, 64), interpolation=cv2.INTER_AREA).astype(np.float32)
+    inner, levels = grey[16:48, 16:48], np.percentile(grey, [5, 25, 50, 75, 95])
+    ring = np.concatenate([grey[:6].ravel(), grey[-6:].ravel(), grey[:, :6].ravel(), grey[:, -6:].ravel()])
+    lines = np.abs(np.diff(grey, axis=0)).mean(), np.abs(np.diff(grey, axis=1)).mean()
+    fine = cv2.Laplacian(grey, cv2.CV_32F).std()
+    return np.array(
+        [*levels, grey.std(), inner.mean() - ring.mean(), inner.std(), ring.std(), *np.log1p(lines), np.log1p(fine)]
+    )
+
+
+def fit(pixels: np.ndarray, seed: int = 0) -> dict[str, Any]:
+    """What `refuse` compares with, from training pictures (N, S, S) uint8, N at least 10; plain lists, ready for JSON."""
+    x = statistics(pixels)
+    if len(x) < 10:
+        raise ValueError(f"found {len(x)} training pictures, expected at least 10 to say what is like them")
+    unseen = np.empty(len(x))
+    for rest, held in KFold(5, shuffle=True, random_state=seed).split(x):
+        unseen[held] = _distance(_gauge(x[rest]), x[held])
+    return _gauge(x) | {"limit": float(MARGIN * np.quantile(unseen, 0.99))}
+
+
+def _gauge(x: np.ndarray) -> dict[str, Any]:
+    centre = np.median(x, 0)
+    scale = np.maximum(1.4826 * np.median(np.abs(x - centre), 0), 0.05 * np.abs(centre) + 1e-3)
+    precision = np.linalg.inv(LedoitWolf(assume_centered=True).fit((x - centre) / scale).covariance_)
+    return {"centre": centre.tolist(), "scale": scale.tolist(), "precision": precision.tolist()}
+
+
+def _distance(gauge: dict[str, Any], x: np.ndarray) -> np.ndarray:
+    z = (x - gauge["centre"]) / gauge["scale"]
+    return np.sqrt(np.einsum("ni,ij,nj->n", z, np.array(gauge["precision"]), z))
+
+
+def refuse(pixels: np.ndarray, gauge: dict[str, Any]) -> list[str]:
+    """For each picture (N, S, S) uint8 the reason to refuse it, or an empty text."""
+    x, turned = statistics(pixels), statistics(255 - np.asarray(pixels))
+    far, far_turned = _distance(gauge, x), _distance(gauge, turned)
+    out = []
+    for picture, d, d_turned in zip(pixels, far, far_turned, strict=True):
+        why = f"not like the training images (distance {d:.1f}, limit {gauge['limit']:.1f})"
+        if picture.std() < BLANK:
+            why = f"blank: grey levels spread by {picture.std():.1f}, expected at least {BLANK:.0f}"
+        elif d <= gauge["limit"]:
+            why = ""
+        elif d_turned <= gauge["limit"]:
+            why = f"inverted: its negative is like the training images, itself is not (distance {d:.1f})"
+        out.append(why)
+    return out
+
+
+def coloured(path: str | Path) -> float:
+    """Share of clearly coloured pixels in a file, 0..1; an overlay colours a few, a photograph most."""
+    with Image.open(path) as picture:
+        if picture.mode in ("1", "L", "LA", "I", "F") or picture.mode.startswith("I;16"):
+            return 0.0
+        small = picture.convert("RGB").resize((64, 64), Image.Resampling.BOX)
+    rgb = np.asarray(small, np.int16)
+    return float((rgb.max(2) - rgb.min(2) > 24).mean())
+
+
+def refuse_file(path: str | Path) -> str:
+    """The reason to refuse a file for its colour, or an empty text."""
+    share = coloured(path)
+    return f"a colour photo: {share:.0%} of it is coloured, expected under {COLOURED:.0%}" if share > COLOURED else ""

@@ -1,0 +1,51 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bonelib import images, inputs
+
+
+@pytest.fixture(scope="module")
+def pixels(tiny):
+    """The sample's readable radiographs at 64 px."""
+    out = []
+    for path in sorted(tiny.rglob("*.*g")):
+        try:
+            out.append(images.letterbox(images.read(path), 64))
+        except images.ImageError:
+            continue
+    return np.stack(out)
+
+
+def test_pictures_like_the_training_images_are_let_in(pixels):
+    gauge = json.loads(json.dumps(inputs.fit(pixels[::2])))
+    assert np.mean([why == "" for why in inputs.refuse(pixels[1::2], gauge)]) > 0.9
+
+
+def test_blank_inverted_and_foreign_pictures_are_refused_with_the_reason(pixels):
+    gauge = inputs.fit(pixels)
+    blank = np.full((1, 64, 64), 90, np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (1, 64, 64), dtype=np.uint8)
+    assert inputs.refuse(blank, gauge)[0].startswith("blank")
+    assert inputs.refuse(noise, gauge)[0].startswith("not like the training images")
+    turned = inputs.refuse(255 - pixels, gauge)
+    assert np.mean([why.startswith("inverted") for why in turned]) > 0.9
+
+
+def test_a_colour_photo_is_refused_and_a_small_overlay_is_not(tmp_path):
+    rng = np.random.default_rng(1)
+    photo = rng.integers(0, 256, (40, 60, 1)) * np.array([1.0, 0.6, 0.3])
+    grey = np.repeat(rng.integers(0, 256, (60, 60, 1), dtype=np.uint8), 3, 2)
+    grey[:6, :20] = (255, 255, 0)
+    Image.fromarray(photo.astype(np.uint8)).save(tmp_path / "photo.png")
+    Image.fromarray(grey).save(tmp_path / "overlay.png")
+    assert inputs.refuse_file(tmp_path / "photo.png").startswith("a colour photo")
+    assert inputs.refuse_file(tmp_path / "overlay.png") == ""
+    assert 0 < inputs.coloured(tmp_path / "overlay.png") < 0.1
+
+
+def test_too_few_training_pictures_are_said(pixels):
+    with pytest.raises(ValueError, match="at least 10"):
+        inputs.fit(pixels[:5])
