@@ -2,7 +2,8 @@
 
 Method: twelve plain statistics of a letterboxed grey picture, scaled by the median and spread of the training pictures;
 the Mahalanobis distance (shrunk covariance) is held against the training pictures' own distances. Colour is judged
-before the picture becomes grey. This finds blank, inverted, photographed and foreign pictures, not subtle shifts.
+before the picture becomes grey. This finds blank, inverted and photographed pictures and noise. Another body part may
+pass: of 24 knees none was refused by a gauge of 90 spine printouts.
 """
 
 from __future__ import annotations
