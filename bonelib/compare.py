@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-COARSE, FINE = 128, 224  # pixels at which two pictures are aligned, then compared
+COARSE, FINE = 64, 224  # pixels at which two pictures are aligned, then compared
 WORTH = 0.75  # coarse agreement, aligned, from which a finer look is worth its time
 HOPELESS = 0.5  # fine agreement below which aligning more finely is hopeless
 SAME = 0.86  # fine agreement of one picture (JPEG 30 has 0.91); other people reach 0.81, one outline drawn twice 0.82
@@ -33,11 +33,11 @@ class Texture:
 
     @cached_property
     def coarse(self) -> Layer:
-        return self._layer(COARSE, (0, 4), 8)
+        return self._layer(COARSE, (0, 2), 4)
 
     @cached_property
     def fine(self) -> Layer:
-        return self._layer(FINE, (1, 2.5), 3)
+        return self._layer(max(COARSE, min(FINE, len(self.thumb))), (1, 2.5), 3)
 
     @cached_property
     def grey(self) -> Array:
@@ -66,8 +66,9 @@ def align(a: Texture, b: Texture, start: Array, hopeless: float = 0.25) -> tuple
     found, score = _refined(a.coarse, b.coarse, start, hopeless)
     if score < WORTH or not plausible(found):
         return found, 0.0
-    finer, score = _refined(a.fine, b.fine, resized(found, FINE / COARSE), HOPELESS)
-    return resized(finer, COARSE / FINE), score if plausible(finer) else 0.0
+    grow = len(a.fine[0]) / COARSE
+    finer, score = _refined(a.fine, b.fine, resized(found, grow), HOPELESS)
+    return resized(finer, 1 / grow), score if plausible(finer) else 0.0
 
 
 def plausible(map_: Array) -> bool:

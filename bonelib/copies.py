@@ -34,7 +34,8 @@ def find(thumbs: Array, files: pd.DataFrame | None = None, any_angle: bool | Non
     pairs = _identical(thumbs, shown, sizes, None if files is None else files["sha256"].tolist())
     known = {pair[1] for pair in pairs}
     rest = np.array([i for i in shown if i not in known], int)
-    pairs += _confirmed(thumbs, frames, sizes, upright(thumbs, frames, rest))
+    if len(rest) > 1:
+        pairs += _confirmed(thumbs, frames, sizes, upright(thumbs, frames, rest))
     if any_angle or (any_angle is None and len(rest) <= ANY_ANGLE):
         known = {pair[1] for pair in pairs}
         rest = np.array([i for i in rest if i not in known], int)  # one of each set of copies stands for all
@@ -80,7 +81,7 @@ def _confirmed(
     thumbs: Array, frames: list[Box], sizes: list[tuple[int, int]], found: list[Candidate], hopeless: float = 0.25
 ) -> list[tuple]:
     """The candidates that are one picture, but for those already linked through others."""
-    texture = lru_cache(4096)(lambda i: Texture(thumbs[i], frames[i]))
+    texture = lru_cache(512)(lambda i: Texture(thumbs[i], frames[i]))
     linked = DisjointSet({int(i) for c in found for i in c[:2]})
     pairs: list[tuple] = []
 
