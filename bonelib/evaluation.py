@@ -64,17 +64,28 @@ def _calibration(val: pd.DataFrame, test: pd.DataFrame, priors) -> tuple[dict, n
     return block, *after
 
 
+def _kept(test: pd.DataFrame, probs: np.ndarray, threshold: float | None, chosen: np.ndarray) -> dict:
+    """What a threshold leaves of the chosen test rows: `answered`, `coverage` of all, `accuracy` with its interval."""
+    if threshold is None:
+        return {"threshold": None}
+    kept = chosen & (probs.max(1) >= threshold)
+    out = {"threshold": threshold, "answered": int(kept.sum()), "coverage": float(kept.mean())}
+    if kept.any():
+        out["accuracy"] = metrics.intervals(_y(test)[kept], probs[kept], test["group"][kept], resamples=300)["accuracy"]
+    return out
+
+
 def _selective(val: pd.DataFrame, test: pd.DataFrame, probs_val, probs_test, target: float) -> dict:
-    """Threshold chosen on val for a target accuracy, what it gives on test, and the test's coverage-risk curve."""
-    curve = calibrate.coverage_risk(_y(test), probs_test)
-    threshold = calibrate.choose_threshold(_y(val), probs_val, target) if len(val) else None
-    block = {"target_accuracy": target, "threshold": threshold, "curve": curve}
-    if threshold is not None:
-        kept = probs_test.max(1) >= threshold
-        block |= {"answered": int(kept.sum()), "coverage": float(kept.mean())}
-        if kept.any():
-            held = metrics.intervals(_y(test)[kept], probs_test[kept], test["group"][kept], resamples=300)["accuracy"]
-            block["accuracy"] = held
+    """Thresholds chosen on val, for all calls and for the calls of each class (whose accuracy is the predictive value)."""
+
+    def chosen(of_val, of_test):
+        threshold = calibrate.choose_threshold(_y(val)[of_val], probs_val[of_val], target) if of_val.any() else None
+        return _kept(test, probs_test, threshold, of_test)
+
+    block = {"target_accuracy": target, "curve": calibrate.coverage_risk(_y(test), probs_test)}
+    block |= chosen(np.ones(len(val), bool), np.ones(len(test), bool))
+    calls = zip(CLASSES, np.eye(3, dtype=bool), strict=True)
+    block["per_class"] = {n: chosen(*(row[p.argmax(1)] for p in (probs_val, probs_test))) for n, row in calls}
     return block
 
 

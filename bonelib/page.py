@@ -82,17 +82,21 @@ def document(title: str, body: str) -> str:
 """
 
 
+def _records(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
+
+
 def tree(value: Any, depth: int = 0) -> str:
     """JSON of unknown shape as small tables: scalars in one, nested parts under headings, long lists cut."""
-    if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
+    if _records(value):
         keys = list(dict.fromkeys(k for v in value for k in v))[:5]
         more = paragraph(f"and {len(value) - 20} more") if len(value) > 20 else ""
         return table(map(_words, keys), [[short(v.get(k)) for k in keys] for v in value[:20]]) + more
     if isinstance(value, dict):
-        flat = [(_words(k), short(v)) for k, v in value.items() if not isinstance(v, (dict, list)) or depth > 1]
-        deep = [(k, v) for k, v in value.items() if isinstance(v, (dict, list)) and v and depth <= 1]
+        deep = {k: v for k, v in value.items() if depth < 2 and v and (isinstance(v, dict) or _records(v))}
+        flat = [(_words(k), short(v)) for k, v in value.items() if k not in deep]
         return (table(("", ""), flat) if flat else "") + "".join(
-            f"<h3>{escape(_words(k))}</h3>{tree(v, depth + 1)}" for k, v in deep
+            f"<h3>{escape(_words(k))}</h3>{tree(v, depth + 1)}" for k, v in deep.items()
         )
     return paragraph(short(value))
 

@@ -152,7 +152,7 @@ def roc(y: np.ndarray, probs: np.ndarray, title: str = "ROC, each class against 
     """One curve a class; y (N,) int, probs (N, 3)."""
     from sklearn.metrics import roc_auc_score, roc_curve
 
-    figure, axes = _axes(height=5.2)
+    figure, axes = _axes(height=6.2)
     axis = axes[0, 0]
     axis.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="chance")
     for c, name in enumerate(CLASSES):
@@ -161,7 +161,7 @@ def roc(y: np.ndarray, probs: np.ndarray, title: str = "ROC, each class against 
             label = f"{name} (AUROC {roc_auc_score(y == c, probs[:, c]):.2f}, n = {(y == c).sum()})"
             axis.plot(x, sensitivity, color=PALETTE[name], label=label, drawstyle="steps-post")
     axis.set(title=title, xlabel="1 - specificity", ylabel="sensitivity", aspect="equal", xlim=(0, 1), ylim=(0, 1.01))
-    axis.legend(loc="lower right")
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=1)
     return figure
 
 
@@ -189,7 +189,7 @@ def reliability(stages: dict[str, list[dict]]) -> Figure:
 @styled
 def coverage_risk(curve: dict, threshold: float | None = None, target: float | None = None) -> Figure:
     """Accuracy of what is answered against the share answered, surest first; the chosen threshold marked."""
-    figure, axes = _axes(height=3.8)
+    figure, axes = _axes(height=4.0)
     axis = axes[0, 0]
     coverage, accuracy = np.array(curve["coverage"]), 1 - np.array(curve["risk"])
     axis.plot(coverage, accuracy, color=PALETTE["Normal"], drawstyle="steps-pre", label="test split")
@@ -203,7 +203,7 @@ def coverage_risk(curve: dict, threshold: float | None = None, target: float | N
     axis.set(title="What is gained by referring unsure images", xlabel="share of images answered", ylabel="accuracy")
     axis.set(xlim=(0, 1.02), ylim=(max(0, accuracy.min() - 0.1), 1.02))
     axis.xaxis.set_major_formatter(PercentFormatter(1))
-    axis.legend(loc="lower left")
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 

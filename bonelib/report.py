@@ -48,8 +48,8 @@ def _data(held: dict) -> str:
     if catalog is not None:
         read = int((catalog["status"] == "ok").sum())
         used = read if splits is None else len(splits)
-        steps = [("found", len(catalog)), ("unreadable, set aside", len(catalog) - read)]
-        out += table(("step", "images"), [*steps, ("copies and conflicts, set aside", read - used), ("used", used)])
+        flow = (held["audit"] or {}).get("flow") or {"found": len(catalog), "readable": read, "used": used}
+        out += table(("step", "images left"), flow.items())
     if splits is not None:
         groups = splits.groupby("split")["group"].nunique()
         out += table(("split", *CLASSES, "groups"), [(*row, int(groups[row[0]])) for row in card.partition(splits)])
@@ -104,6 +104,8 @@ def _calibration(held: dict) -> str:
     rows += [(f"Brier {'score' if k == 'brier' else k}", *(s["brier"][k] for s in stages)) for k in stages[0]["brier"]]
     told = f"Temperature {block['temperature']:.2f}, fitted on {block['fitted_on']} validation images"
     told += ", after the class shares that training drew were undone." if block.get("priors") else "."
+    if not 0.06 < block["temperature"] < 19:
+        told += " It lies at the end of its range: too few validation images, or a model that knows nothing."
     return paragraph(told) + table(("", "before", "after"), rows) + _drawn(held, "calibration")
 
 
@@ -116,7 +118,11 @@ def _selective(held: dict) -> str:
             f"{block['threshold']:.2f}. On test this answers {block['coverage']:.0%} of the images, with accuracy "
             f"{verdict.span(block.get('accuracy'))}, and refers the rest."
         )
-    return paragraph(told) + _drawn(held, "selective")
+    rows = [
+        (c, *(part.get(k) for k in ("threshold", "answered", "accuracy"))) for c, part in block["per_class"].items()
+    ]
+    head = (f"calls, for a PPV of {block['target_accuracy']:.0%}", "from probability", "answered", "PPV on test")
+    return paragraph(told) + table(head, rows) + _drawn(held, "selective")
 
 
 def _subgroups(held: dict) -> str:

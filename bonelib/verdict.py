@@ -23,7 +23,7 @@ def span(figure: dict | None, signed: bool = False) -> str:
         None if (x := figure.get(k)) is None else f"{round(x, 2) + 0.0:{'+' if signed else ''}.2f}"
         for k in ("value", "low", "high")
     )
-    return f"{value} (interval not defined)" if low is None or high is None else f"{value} ({low} to {high})"
+    return f"{value} (no interval)" if low is None or high is None else f"{value} ({low} to {high})"
 
 
 def _comparison(difference: dict, subject: str, other: str) -> str:
@@ -42,10 +42,12 @@ def _comparison(difference: dict, subject: str, other: str) -> str:
     return f"{subject} is not distinguishable from {other} ({told})."
 
 
-def learnt(metrics: dict) -> bool | None:
-    """Whether the model ranks the classes better than chance: AUROC's interval above 0.5; None where not defined."""
-    auroc = metrics["test"][metrics["model"]]["auroc"]
-    return None if auroc["low"] is None else auroc["low"] > 0.5
+def ranks(auroc: dict) -> bool | None:
+    """Whether an AUROC is above chance (0.5): True, False, or None where the interval is too wide to say no."""
+    low, high = auroc["low"], auroc["high"]
+    if low is None or (low <= 0.5 and (high - low) / 2 > WIDE):
+        return None
+    return low > 0.5
 
 
 def performance(metrics: dict) -> list[str]:
@@ -60,7 +62,7 @@ def performance(metrics: dict) -> list[str]:
         None: "Too few test images to tell whether the model has learnt anything",
         False: "The model has learnt nothing that this test split can show: it is not above the majority class",
     }
-    out.append(f"{said[learnt(metrics)]} (AUROC {span(figure['auroc'])}; chance is 0.50).")
+    out.append(f"{said[ranks(figure['auroc'])]} (AUROC {span(figure['auroc'])}; chance is 0.50).")
     for name in metrics["baselines"]:
         if name not in ("majority", "corners") and (difference := metrics["differences"].get(f"model_minus_{name}")):
             out.append(_comparison(difference, "The model", NAMES.get(name, name)))

@@ -215,6 +215,17 @@ def test_validation_alone_sets_temperature_and_threshold():
     assert a["test"]["plain"]["accuracy"] != b["test"]["plain"]["accuracy"]
 
 
+def test_a_class_threshold_from_validation_reaches_its_predictive_value_there():
+    table = predictions(seed=12, sizes=(9, 200, 9))
+    held = evaluation.evaluate(table, resamples=30, target=0.9)["selective"]["plain"]["per_class"]["Osteoporosis"]
+    val = table[(table["split"] == "val") & (table["tta"] == "plain")]
+    temperature = calibrate.fit_temperature(val[metrics.PROBS], val["label"].map(CLASSES.index))
+    probs = calibrate.apply_temperature(val[metrics.PROBS], temperature)
+    called = (probs.argmax(1) == 2) & (probs.max(1) >= held["threshold"])
+    assert (val["label"][called] == "Osteoporosis").mean() >= 0.9
+    assert 0 < called.sum() < (probs.argmax(1) == 2).sum()
+
+
 def test_subgroups_too_small_are_left_out():
     table = predictions()
     paths = table["path"].drop_duplicates().reset_index(drop=True)
