@@ -1,4 +1,4 @@
-"""What is wrong with the data: copies, conflicts, groups, defects, and how many images are left to use."""
+"""What is wrong with the data: copies, conflicts, groups, defects, shortcuts, and how many images are left to use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bonelib import copies
+from bonelib import copies, defects, names, shortcuts
 from bonelib.config import Config
 
 SET_ASIDE = {"copy", "conflict", "blank"}  # images with one of these issues are not learnt from
@@ -20,26 +20,33 @@ def audit(table: pd.DataFrame, thumbs: NDArray[Any], cfg: Config, root: Path) ->
     """The table with `group` and `issues` filled, and the findings: what audit.json holds.
 
     thumbs: (N, S, S) uint8, letterboxed, of the rows with status `ok`, in their order.
-    A group is all that may be one person: copies and the `patient` column, joined transitively. Of each set of copies
-    the largest image is kept, the others carry the issue `copy`; all carry `conflict` where their labels differ.
+    A group is all that may be one person: copies, images named as copies, and the `patient` column, joined transitively.
+    Of each set of copies the largest image is kept, the others carry the issue `copy`; all carry `conflict` where their
+    labels differ. What only a name tells binds the group, no more.
     """
     readable = np.flatnonzero(table["status"] == "ok")
     if len(readable) != len(thumbs):
         raise ValueError(f"found {len(thumbs)} thumbs for {len(readable)} readable images, expected as many")
     rows = table.iloc[readable].reset_index(drop=True)
     pairs = copies.find(thumbs, rows)
+    named = names.made_from(rows["path"].tolist())
+    overlay = defects.overlays(root, rows["path"].tolist())
     clusters = _clusters(rows, pairs)
-    issues = _defects(thumbs)
+    issues = defects.defects(rows, thumbs, overlay)
     for cluster in clusters:
         for i in cluster["rows"]:
             found = {"copy": i != cluster["kept"], "conflict": cluster["conflict"]}
             issues[i] |= {word for word, is_so in found.items() if is_so}
     table = table.copy()
     table["group"] = ""
-    table.loc[table.index[readable], "group"] = _groups(rows, pairs)
+    table.loc[table.index[readable], "group"] = _groups(rows, pairs, named)
     table["issues"] = np.where(table["status"] == "ok", "", "unreadable")
     table.loc[table.index[readable], "issues"] = [";".join(sorted(words)) for words in issues]
-    return table, _findings(table, rows, clusters)
+    used = usable(table).to_numpy()[readable]
+    seen = shortcuts.measure(rows[used], thumbs[used], overlay[used])
+    groups = table["group"].iloc[readable[used]].reset_index(drop=True)
+    found = shortcuts.shortcuts(seen.reset_index(drop=True), rows["label"][used].reset_index(drop=True), groups, cfg.seed)
+    return table, _findings(table, rows, clusters, named, found)
 
 
 def has(table: pd.DataFrame, *words: str) -> pd.Series:
@@ -78,35 +85,43 @@ def _clusters(rows: pd.DataFrame, pairs: pd.DataFrame) -> list[dict[str, Any]]:
     return out
 
 
-def _groups(rows: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
+def _groups(rows: pd.DataFrame, pairs: pd.DataFrame, named: list[tuple[int, int, str]]) -> list[str]:
     """A short id for each row, the same for copies and for images of one patient, transitively."""
-    same = list(zip(pairs["a"], pairs["b"], strict=True))
+    same = [*zip(pairs["a"], pairs["b"], strict=True), *((a, b) for a, b, _ in named)]
     patient = rows["patient"].fillna("").astype(str)
     for members in patient[patient != ""].groupby(patient).indices.values():
         same += [(members[0], other) for other in members[1:]]
     return [f"g{number:05d}" for number in pd.factorize(copies.joined(len(rows), same))[0]]
 
 
-def _defects(thumbs: NDArray[Any]) -> list[set[str]]:
-    """What is seen to be wrong with each picture by itself."""
-    return [{"blank"} if copies.blank(thumb) else set() for thumb in thumbs]
-
-
-def _findings(table: pd.DataFrame, rows: pd.DataFrame, clusters: list[dict[str, Any]]) -> dict[str, Any]:
-    def named(numbers: Iterable[int]) -> list[str]:
+def _findings(
+    table: pd.DataFrame, rows: pd.DataFrame, clusters: list[dict[str, Any]], named: list[tuple[int, int, str]],
+    suspects: list[dict[str, Any]],
+) -> dict[str, Any]:  # fmt: skip
+    def paths(numbers: Iterable[int]) -> list[str]:
         return rows["path"].iloc[list(numbers)].tolist()
 
     listed = [
-        {"paths": named(c["rows"]), "labels": rows["label"].iloc[c["rows"]].tolist(), "kept": named([c["kept"]])[0],
+        {"paths": paths(c["rows"]), "labels": rows["label"].iloc[c["rows"]].tolist(), "kept": paths([c["kept"]])[0],
          "kinds": c["kinds"], "confidence": c["confidence"], "conflict": c["conflict"]}
         for c in clusters
     ]  # fmt: skip
     words = sorted({w for found in table["issues"] for w in found.split(";")} - {"", "copy", "conflict"})
+    columns = [c for c in rows.columns[rows.columns.get_loc("issues") + 1 :] if c != "given_split"]
+    odd = defects.odd_values(rows, columns)
+    people = int(rows["patient"].replace("", np.nan).nunique())
+    suggestion = None if people else names.patients(rows["path"].tolist())
+    notes = [names.known_set(table), suggestion, *(f"{o['path']}: {o['column']} {o['value']} {o['reason']}." for o in odd)]
     return {
         "flow": flow(table),
         "clusters": listed,
         "conflicts": [c for c in listed if c["conflict"]],
+        "named": [{"paths": paths((a, b)), "reason": reason} for a, b, reason in named],
         "groups": int(table.loc[table["group"] != "", "group"].nunique()),
-        "patients": int(rows["patient"].replace("", np.nan).nunique()),
+        "patients": people,
         "defects": {word: table["path"][has(table, word)].tolist() for word in words},
+        "shortcuts": suspects,
+        "metadata": {"odd": odd, "unmatched": list(table.attrs.get("metadata_unmatched", []))},
+        "notes": [note for note in notes if note],
+        "warnings": [s["warning"] for s in suspects if s["warning"]],
     }
