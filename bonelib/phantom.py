@@ -47,7 +47,7 @@ class Bone:
     @classmethod
     def of(cls, loss: float) -> Bone:
         """The bone at this loss."""
-        return cls(0.56 - 0.19 * loss, 0.36 - 0.085 * loss, 0.42 + 0.2 * loss, 0.17 + 0.11 * loss)
+        return cls(0.62 - 0.22 * loss, 0.36 - 0.085 * loss, 0.38 + 0.26 * loss, 0.17 + 0.13 * loss)
 
 
 def _polygon(points: str, jitter: np.ndarray, pose: np.ndarray) -> np.ndarray:
@@ -105,7 +105,10 @@ def _soft(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     off, fat = rng.normal(0, 0.3), rng.uniform(0.3, 1.3)
     thick = rng.uniform(0.75, 1.0)
     whole, muscle = _chord(half - np.abs(x - off), half), _chord(half - fat - np.abs(x - off), half - fat)
-    return thick * (FAT * (whole - muscle) + SOFT * muscle)
+    width = int(rng.uniform(3, 10))  # pixels, of the fibres of a muscle
+    grid = rng.standard_normal((len(y) // (3 * width) + 2, x.size // width + 2), np.float32)
+    fibres = cv2.resize(grid, (x.size, len(y)), interpolation=cv2.INTER_CUBIC)
+    return thick * (FAT * (whole - muscle) + SOFT * muscle * (1 + rng.uniform(0, 0.05) * fibres))
 
 
 def radiograph(
@@ -118,15 +121,15 @@ def radiograph(
 ) -> np.ndarray:
     """One knee as (H, W) float32 in 0..1, bone bright; `jitter` (20, 2) cm is what makes this patient's outline."""
     height, width = shape
-    scale = min(shape) / rng.uniform(12.5, 15.0)
+    scale = min(shape) / rng.uniform(12.5, 14.5)
     origin = np.array([width, height]) * 0.5 + rng.normal(0, 0.5, 2) * scale
     flip = side == "R"
     jitter = np.zeros((20, 2)) if jitter is None else jitter
     x = ((np.arange(width) - origin[0]) / scale).astype(np.float32)[None, :]
     y = ((np.arange(height) - origin[1]) / scale).astype(np.float32)[:, None]
-    flare = np.exp(-((y / rng.uniform(4.6, 5.4)) ** 4))  # (H, 1): 1 at the joint, 0 along the shaft
+    flare = np.exp(-((y / rng.uniform(3.9, 4.6)) ** 4))  # (H, 1): 1 at the joint, 0 along the shaft
     bone = Bone.of(loss)
-    struts = _trabeculae(rng, shape, bone.spacing * scale, bone.contrast * rng.uniform(0.75, 1.25))
+    struts = _trabeculae(rng, shape, bone.spacing * scale, bone.contrast * rng.uniform(0.7, 1.3))
     tilt, flexion = np.radians(rng.normal(0, 3)), np.radians(rng.normal(0, 2.5))
     total = _soft(rng, x * (-1 if flip else 1), y)
     for name, points in VIEWS[view].items():
@@ -150,18 +153,19 @@ def _letter(rng: np.random.Generator, shape: tuple[int, int], side: str) -> np.n
 
 
 def _film(rng: np.random.Generator, total: np.ndarray) -> np.ndarray:
-    """Attenuation to a picture: scatter, blur, quantum noise, window, automatic brightness: (H, W) in 0..1."""
+    """Attenuation to a picture: scatter, blur, quantum noise, automatic window: (H, W) in 0..1."""
     primary = np.exp(-total)
     scatter = cv2.GaussianBlur(cv2.resize(primary, None, fx=0.125, fy=0.125, interpolation=cv2.INTER_AREA), (0, 0), 6)
     light = primary + rng.uniform(0.1, 0.3) * cv2.resize(scatter, total.shape[::-1])
-    light = cv2.GaussianBlur(light, (0, 0), rng.uniform(0.6, 1.3))
-    quanta = 10 ** rng.uniform(3.4, 4.6)
+    light = cv2.GaussianBlur(light, (0, 0), rng.uniform(0.6, 1.5))
+    quanta = 10 ** rng.uniform(3.3, 4.8)
     light += np.sqrt(light / quanta) * rng.standard_normal(total.shape, np.float32)
     seen = -np.log(np.maximum(light, 1e-4))
-    low, high = np.percentile(seen[::3, ::3], (rng.uniform(0.5, 12), rng.uniform(99.3, 99.9))).tolist()
+    low, high = np.percentile(seen[::3, ::3], (rng.uniform(0.5, 20), rng.uniform(99.3, 99.9))).tolist()
     seen = np.clip((seen - low) / (high - low), 0, 1)
-    # the mean brightness is drawn, then met: it can't tell the class
-    goal, few, gamma = rng.uniform(0.32, 0.52), seen[::4, ::4], 1.0
+    # brightness and contrast are drawn, then met: neither can tell the class
+    goal, few, gamma = rng.uniform(0.3, 0.54), seen[::4, ::4], 1.0
     for _ in range(6):
         gamma *= math.log(goal) / math.log(np.mean(few**gamma))
-    return seen**gamma
+    seen = seen**gamma
+    return np.clip(goal + (seen - goal) * (rng.uniform(0.19, 0.27) / float(seen.std())), 0, 1)

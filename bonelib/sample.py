@@ -22,7 +22,7 @@ from bonelib import phantom
 
 FOLDERS = ("Normal", "osteophenia", "Osteoporosis")  # the second in a spelling that real data sets use
 SHARES = (0.45, 0.33, 0.22)
-SPREAD = 0.15  # of bone loss within a class, whose centres are 1 apart
+SPREAD = 0.1  # of bone loss within a class, whose centres are 1 apart
 T_SCORES = ((-0.95, 1.8), (-2.45, -1.05), (-4.2, -2.55))  # the WHO's limits: -1 and -2.5
 FEWEST = 7  # patients a class, so that every split gets some
 COLUMNS = ("image", "patient_id", "age", "sex", "t_score")
@@ -64,7 +64,7 @@ def _plan(rng: np.random.Generator, images: int, names: Iterator[str]) -> list[d
         long = int(rng.integers(300, 421))
         shape = (long, max(260, int(long * rng.uniform(0.75, 1))))
         picture["shape"] = shape if rng.random() < 0.85 else shape[::-1]
-        picture["view"] = "lateral" if rng.random() < 0.25 else "frontal"
+        picture["view"] = "lateral" if rng.random() < 0.2 else "frontal"
         picture["side"] = "L" if rng.random() < 0.5 else "R"
         picture["path"] = f"{FOLDERS[label]}/{next(names)}{'.png' if seen[label] % 5 else '.jpg'}"
     return plan
