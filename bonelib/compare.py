@@ -132,7 +132,7 @@ def describe(a: Texture, b: Texture, map_: Array, resized: bool = False) -> str:
     both = a.coarse[1] * there > 0.9
     if both.any() and np.abs(cv2.blur(a.grey - other, (9, 9)))[both].mean() > 6:
         words.append("exposure changed")
-    return "; ".join(words) or "re-encoded"
+    return "; ".join(words) or "exported again"
 
 
 def _tiles(x: Array) -> Array:

@@ -70,6 +70,6 @@ def shortcuts(findings: dict[str, Any]) -> Figure:
         axis.text(1.01, y, f"{one['auroc']:.2f}", va="center", color=colour, transform=axis.get_yaxis_transform())
     axis.axvline(0.5, color=GREY, linestyle=":", zorder=0)
     axis.set_yticks(range(len(found)), [one["name"] for one in found])
-    axis.set(xlabel="AUROC of the class (0.5 is chance, bars are 95% intervals)", xlim=(0.3, 1))
-    axis.set_title("What is not bone, and how well it tells the class")
+    axis.set(xlabel="AUROC of the class (0.5 is chance, bars are 95% intervals)", xlim=(min([0.3, *(one["low"] - 0.02 for one in found)]), 1))
+    axis.set_title("What tells the class besides the bone")
     return figure

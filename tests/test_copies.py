@@ -125,7 +125,7 @@ def test_a_copy_is_described_in_words(distinct):
         frames = [copies.frame(y.shape[1], y.shape[0], 224) for y in (made[0], made[k])]
         best = candidates.upright(np.stack([thumbs[0], thumbs[k]]), frames, rng)[0]
         said.append(compare.describe(textures[0], textures[k], best.start))
-    assert said == ["mirrored", "turned 90°", "exposure changed", "re-encoded"]
+    assert said == ["mirrored", "turned 90°", "exposure changed", "exported again"]
 
 
 def test_blank_pictures_are_no_copies():
