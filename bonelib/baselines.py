@@ -16,6 +16,7 @@ from bonelib.config import CLASSES
 
 CATALOG = {"path", "label", "patient", "width", "height", "format", "bytes", "sha256", "pixels", "status", "group"} | {
     "issues",
+    "given_split",
     "split",
     "fold",
     "draws",
@@ -68,7 +69,7 @@ def corners(images: np.ndarray, cells: int = 8) -> np.ndarray:
 
 
 def _regression():
-    return LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000)
+    return LogisticRegression(C=0.1, class_weight="balanced", solver="newton-cg", max_iter=2000)
 
 
 def _fill(model, rows) -> np.ndarray:
