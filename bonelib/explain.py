@@ -155,13 +155,13 @@ def sentences(found: dict[str, Any]) -> list[str]:
         said = "are better than chance" if gain["low"] > 0 else "are not shown to be better than chance"
         out.append(f"Heat maps {said} at naming what the model uses, by {name} (gain {verdict.span(gain, True)}).")
     blind = found["corners_only"]["auroc"]
-    said = {
+    told = {
         True: "Shortcut: shown the corners alone, the model still tells the classes apart",
         False: "Shown the corners alone, without the bone, the model is at a loss",
         None: "Shown the corners alone, without the bone: too few test images to tell whether the model is at a loss",
     }
-    out.append(f"{said[verdict.ranks(blind)]} (AUROC {verdict.span(blind)}).")
+    out.append(f"{told[verdict.ranks(blind)]} (AUROC {verdict.span(blind)}).")
     bone, rest = found["regions"]["bone"], [found["regions"][k] for k in ("padding", "overlay", "border")]
-    told = f"{bone['heat']:.0%} of the heat on {bone['area']:.0%} of the area"
+    on_bone = f"{bone['heat']:.0%} of the heat on {bone['area']:.0%} of the area"
     beside = f"{sum(r['heat'] for r in rest):.0%} on {sum(r['area'] for r in rest):.0%}"
-    return [*out, f"Bone (by a rule of brightness) holds {told}; padding, overlay and border hold {beside}."]
+    return [*out, f"Bone (by a rule of brightness) holds {on_bone}; padding, overlay and border hold {beside}."]

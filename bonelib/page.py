@@ -102,7 +102,9 @@ def tree(value: Any, depth: int = 0) -> str:
 
 
 def short(value: Any) -> Any:
-    """Lists and dicts as one line of at most 160 characters; scalars as they are."""
+    """Lists and dicts as one line of at most 160 characters; scalars as they are; «none» for what is empty."""
+    if value is None or value in ("", [], {}):
+        return "none"
     if not isinstance(value, (list, dict)):
         return value
     text = ", ".join(map(str, value) if isinstance(value, list) else (f"{k} {v}" for k, v in value.items()))
