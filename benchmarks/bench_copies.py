@@ -13,7 +13,7 @@ import time
 import cv2
 import numpy as np
 
-from bonelib import candidates, copies
+from bonelib import copies
 
 
 def pictures(n: int, side: int, rng: np.random.Generator) -> np.ndarray:
@@ -99,9 +99,8 @@ if __name__ == "__main__":
     asked.add_argument("--sizes", type=int, nargs="+")
     asked.add_argument("--side", type=int)
     given = asked.parse_args()
-    cv2.setNumThreads(1)  # the threads of candidates.each are the parallelism
+    cv2.setNumThreads(1)  # bonelib's threads are the parallelism
     sizes = given.sizes or ([5_000] if given.turned else [10_000, 100_000])
     took = [measure(n, given.side or (224 if given.turned else 96), given.turned) for n in sizes]
     if len(took) > 1:
         print(f"time from {sizes[0]:,} to {sizes[-1]:,}: x{took[-1] / took[0]:.1f}")
-    print(f"points a picture {candidates.POINTS}, neighbours {candidates.NEIGHBOURS}")

@@ -45,8 +45,9 @@ def audit(table: pd.DataFrame, thumbs: NDArray[Any], cfg: Config, root: Path) ->
     used = usable(table).to_numpy()[readable]
     seen = shortcuts.measure(rows[used], thumbs[used], overlay[used])
     groups = table["group"].iloc[readable[used]].reset_index(drop=True)
-    found = shortcuts.shortcuts(seen.reset_index(drop=True), rows["label"][used].reset_index(drop=True), groups, cfg.seed)
-    return table, _findings(table, rows, clusters, named, found)
+    labels = rows["label"][used].reset_index(drop=True)
+    suspects = shortcuts.shortcuts(seen.reset_index(drop=True), labels, groups, cfg.seed)
+    return table, _findings(table, rows, clusters, named, suspects)
 
 
 def has(table: pd.DataFrame, *words: str) -> pd.Series:

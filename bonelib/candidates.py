@@ -45,26 +45,35 @@ class Candidate(NamedTuple):
 
 def each(do: Callable[[Any], Any], items: Sequence[Any] | Array) -> list[Any]:
     """`do` of every item, on all cores: OpenCV and numpy let go of the interpreter."""
+    starts = range(0, len(items), 64)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(do, items))
+        parts = pool.map(lambda start: [do(item) for item in items[start : start + 64]], starts)
+        return [done for part in parts for done in part]
 
 
 def upright(thumbs: Array, frames: Sequence[Box], rows: Array) -> list[Candidate]:
     """Candidates among `rows` by their frames and, where the borders are of one grey, also by what lies within."""
 
-    def seen(i: int) -> list[tuple[int, Box, Array, Array]]:
-        thumb, frame = thumbs[i], frames[i]
-        inner = trim(thumb, frame)
-        boxes = [frame] if np.abs(np.subtract(frame, inner)).max() <= 0.02 * len(thumb) else [frame, inner]
-        return [(i, box, *signature(thumb[box[0] : box[1], box[2] : box[3]])) for box in boxes]
+    def boxes(i: int) -> list[tuple[int, Box]]:
+        frame = frames[i]
+        inner = trim(thumbs[i], frame)
+        far = np.abs(np.subtract(frame, inner)).max() > 0.02 * thumbs.shape[1]
+        return [(int(i), frame), (int(i), inner)] if far else [(int(i), frame)]
 
-    owner, boxes, low, detail = zip(*(entry for found in each(seen, rows) for entry in found), strict=True)
-    pairs = _near(np.stack(low), np.stack(detail))
-    scale = COARSE / thumbs.shape[1]
-    return [
-        Candidate(owner[a], owner[b], resized(_box_to_box(boxes[a], boxes[b], FLIPS[flip]), scale))
-        for a, b, flip in pairs if owner[a] != owner[b]
-    ]  # fmt: skip
+    def sign(k: int) -> None:
+        i, (top, bottom, left, right) = entries[k]
+        low[k], detail[k] = signature(thumbs[i][top:bottom, left:right])
+
+    entries = [entry for found in each(boxes, rows) for entry in found]
+    low = np.empty((len(entries), LOW, LOW), np.float32)
+    detail = np.empty((len(entries), 32, 32), np.float16)
+    each(sign, range(len(entries)))
+    scale, out = COARSE / thumbs.shape[1], []
+    for a, b, flip in _near(low, detail):
+        (i, here), (j, there) = entries[a], entries[b]
+        if i != j:
+            out.append(Candidate(i, j, resized(_box_to_box(here, there, FLIPS[flip]), scale)))
+    return out
 
 
 def signature(picture: Array) -> tuple[Array, Array]:
@@ -105,7 +114,7 @@ def _near(low: Array, detail: Array) -> Array:
     """(M, 3) int: pairs a < b of signatures near each other after one of the eight flips, and which."""
     size, i, j = np.abs(low), *np.triu_indices(LOW, 1)
     swapped = (size[:, i, j] + size[:, j, i], np.abs(size[:, i, j] - size[:, j, i]))  # a quarter turn swaps the axes
-    blind = np.hstack([size[:, range(1, LOW), range(1, LOW)], *(t / np.sqrt(2) for t in swapped)])
+    blind = np.hstack([size[:, range(1, LOW), range(1, LOW)], *(t / 2**0.5 for t in swapped)])
     blind -= blind.mean(0)
     points = blind @ np.linalg.eigh(blind.T @ blind)[1][:, -12:]  # a k-d tree prunes well in a dozen dimensions
     near = cKDTree(points).query(points, NEIGHBOURS + 1, distance_upper_bound=NEAR, workers=-1)[1]

@@ -94,7 +94,7 @@ def odd_values(rows: pd.DataFrame, columns: list[str]) -> list[dict[str, Any]]:
     return out
 
 
-def _odd(rows: pd.DataFrame, i: int, column: str, reason: str) -> dict[str, Any]:
+def _odd(rows: pd.DataFrame, i: Any, column: str, reason: str) -> dict[str, Any]:
     value = rows[column].iloc[i]
     return {"path": rows["path"].iloc[i], "column": column, "value": getattr(value, "item", lambda: value)(),
             "reason": reason}  # fmt: skip

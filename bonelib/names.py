@@ -36,8 +36,10 @@ def made_from(paths: Sequence[str]) -> list[tuple[int, int, str]]:
             of = first.setdefault(root, i)
             if of != i:
                 links.append((of, i, f"named as made from {root}"))
-        elif (m := COPY.match(stem)) and (of := beside.get((str(PurePosixPath(paths[i]).parent), m["of"]))) is not None:
-            links.append((of, i, f"named as a copy of {m['of']}"))
+        elif m := COPY.match(stem):
+            original = beside.get((str(PurePosixPath(paths[i]).parent), m["of"]))
+            if original is not None:
+                links.append((original, i, f"named as a copy of {m['of']}"))
     return links
 
 
