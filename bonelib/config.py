@@ -19,7 +19,10 @@ VIEWS = (
 
 # What differs from the defaults when there are no ImageNet weights, on the embedded sample, and in CI.
 SCRATCH: dict[str, Any] = {"lr": 2e-3, "freeze": 0.0}
-SAMPLE: dict[str, Any] = {"pretrained": False, "image_size": 96, "batch_size": 16, "epochs": 24, "patience": 24}
+SAMPLE: dict[str, Any] = {
+    "pretrained": False, "image_size": 96, "batch_size": 16, "epochs": 16, "cycle": 16, "ema": 0.95, "dropout": 0.1,
+    "augment": ("hflip", "shift_scale_rotate", "brightness_contrast"),
+}  # fmt: skip
 SMOKE: dict[str, Any] = {"image_size": 64, "batch_size": 8, "epochs": 2, "cycle": 1, "resamples": 50}
 
 ALLOWED: dict[str, tuple[Any, ...]] = {
@@ -33,8 +36,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "image_size": (32, 1024), "batch_size": (2, 4096), "epochs": (1, 10_000), "patience": (1, 10_000),
     "workers": (-1, 64), "strength": (0.0, 2.0), "dropout": (0.0, 0.9), "freeze": (0.0, 1.0), "lr": (1e-7, 1.0),
     "weight_decay": (0.0, 1.0), "cycle": (1, 10_000), "cycle_mult": (1, 10), "label_smoothing": (0.0, 0.5),
-    "mixup": (0.0, 10.0), "layer_decay": (0.1, 1.0), "thaw": (0, 1000), "clip": (0.0, 1000.0), "ema": (0.0, 0.99999), "resamples": (20, 100_000),
+    "mixup": (0.0, 10.0), "layer_decay": (0.1, 1.0), "thaw": (0, 1000), "clip": (0.0, 1000.0), "ema": (0.0, 0.99999), "target": (0.34, 1.0), "resamples": (20, 100_000),
 }  # fmt: skip
+
+NUMBERS = {"mean": (1, 3), "std": (1, 3), "prevalence": (3,), "cost": (9,)}  # settings of several numbers, and how many
 
 
 class ConfigError(ValueError):
@@ -95,6 +100,11 @@ class Config:
     # evaluation
     tta: tuple[str, ...] = VIEWS  # what test-time augmentation averages over
     resamples: int = 1000  # of the bootstrap
+    prevalence: tuple[
+        float, ...
+    ] = ()  # shares of the three classes where the model is to be used; empty: as in the data
+    cost: tuple[float, ...] = ()  # nine numbers, a row a true class, of calling it each class; empty: the distance
+    target: float = 0.9  # accuracy of what is answered, when unsure images are referred
     smoke: bool = False  # the tiny run that CI makes
 
     @classmethod
@@ -140,10 +150,14 @@ class Config:
                     f"classes: folder {folder!r} is mapped to {label!r}: allowed are {', '.join(CLASSES)}, "
                     "or an empty text to leave the folder out"
                 )
-        for name in ("mean", "std"):
+        for name, counts in NUMBERS.items():
             value = getattr(self, name)
-            if value and (len(value) not in (1, 3) or not all(0 < v <= 1 for v in value)):
-                raise ConfigError(f"{name} = {value!r}: expected one or three numbers above 0 and up to 1")
+            if value and (
+                len(value) not in counts or min(value) < 0 or max(value) <= 0 or (name == "std" and min(value) == 0)
+            ):
+                raise ConfigError(
+                    f"{name} = {value!r}: expected {' or '.join(map(str, counts))} numbers, not negative, not all 0"
+                )
 
     @property
     def root(self) -> Path:
@@ -170,7 +184,7 @@ def _parse(name: str, text: str, default: Any) -> Any:
             return dict(json.loads(text))
         if isinstance(default, tuple):
             parts = tuple(p.strip() for p in text.split(",") if p.strip() and p.strip() != "none")
-            return tuple(float(p) for p in parts) if name in ("mean", "std") else parts
+            return tuple(float(p) for p in parts) if name in NUMBERS else parts
     except (ValueError, KeyError, TypeError) as error:
         expected = {bool: "1 or 0", dict: 'JSON such as {"a": "b"}', tuple: "values parted by commas"}
         kind = expected.get(type(default), f"a number ({type(default).__name__})")

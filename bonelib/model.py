@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -165,6 +166,11 @@ def amend(folder: Path, **facts: Any) -> None:
     """Write `facts`, such as the temperature that validation gave, into a saved model's config.json."""
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | facts, indent=2))
+
+
+def digest(folder: Path) -> str:
+    """A hash of a saved model's weights."""
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:16]
 
 
 def load(folder: Path) -> tuple[Net, dict[str, Any]]:

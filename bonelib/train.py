@@ -30,7 +30,8 @@ from bonelib.split import class_weights, digest
 
 # Settings that may differ between a run and its resume: they change where things lie or when to stop, not the path.
 MAY_CHANGE = {
-    "data", "run", "cache", "mirror", "workers", "epochs", "patience", "tta", "resamples", "resume", "metadata", "trackers",
+    "data", "run", "cache", "mirror", "workers", "epochs", "patience", "tta", "resamples", "prevalence", "cost", "target",
+    "resume", "metadata", "trackers",
 }  # fmt: skip
 
 

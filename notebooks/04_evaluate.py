@@ -50,7 +50,7 @@ import json
 import numpy as np
 import pandas as pd
 
-from bonelib import baselines, evaluation, model, plots, predict, report, series, split, verdict
+from bonelib import baselines, evaluation, explain, inputs, model, plots, predict, report, series, split, verdict
 from bonelib.config import CLASSES, Config
 
 # %% [markdown]
@@ -91,7 +91,8 @@ predictions.to_csv(cfg.root / "predictions.csv", index=False)
 predictions.head()
 
 # %%
-reads = evaluation.count_read(predictions, str(cfg.root), cfg.root.parent / "test_reads.json")
+weights = "".join(model.digest(one.root / "model") for one, _, _ in trainings)
+reads = evaluation.count_read(predictions, weights, cfg.root.parent / "test_reads.json")
 print(f"test split read by {reads} model{'s' * (reads > 1)} so far")
 
 # %% [markdown]
@@ -106,12 +107,18 @@ print(f"test split read by {reads} model{'s' * (reads > 1)} so far")
 simple = series.pooled(cfg, [baselines.predict(t[1], t[2], table) for t in trainings], trainings)
 metadata = table[["path", *baselines.metadata_columns(table)[0]]]
 splits, pixels = trainings[0][1:]
-options = {"priors": split.priors(splits), "resamples": cfg.resamples, "seed": cfg.seed}
+options = {"priors": split.priors(splits), "resamples": cfg.resamples, "seed": cfg.seed, "target": cfg.target}
+options |= {"cost": np.reshape(cfg.cost, (3, 3)) if cfg.cost else None, "prevalence": cfg.prevalence or None}
 metrics = evaluation.evaluate(predictions, simple, metadata, **options)
 metrics["test_reads"] = reads
 (cfg.root / "metrics.json").write_text(json.dumps(metrics, indent=2))
-for one, _, _ in trainings:
-    model.amend(one.root / "model", temperature=metrics["calibration"]["plain"]["temperature"])
+learnt = {
+    "temperature": metrics["calibration"]["plain"]["temperature"],
+    "threshold": metrics["selective"]["plain"]["threshold"],
+}
+for one, parts, _ in trainings:
+    gauge = inputs.fit(pixels[np.flatnonzero(parts["split"] == "train")])
+    model.amend(one.root / "model", **learnt, priors=[p.tolist() for p in split.priors(parts)], inputs=gauge)
 
 # %%
 figures = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "auroc", "quadratic_kappa")
@@ -179,15 +186,46 @@ series.show(
 )
 
 # %% [markdown]
-# ## The most confident errors
+# ## The images it fails on
 #
-# Look at them. A marker, an odd exposure or a wrong label tells more than another decimal.
+# Look at them. A marker, an odd exposure or a wrong label tells more than another decimal. The frame is the true class.
 
 # %%
-wrong = test[probs.argmax(1) != truth]
-wrong = wrong.assign(sure=wrong.filter(like="p_").max(axis=1)).sort_values("sure", ascending=False).head(6)
-at = [int(np.flatnonzero(splits["path"] == p)[0]) for p in wrong["path"]]
-series.show(plots.gallery(pixels[at], wrong, "Most confident errors on the test split"), cfg, "errors")
+at = {path: i for i, path in enumerate(splits["path"])}
+failures = evaluation.failures(predictions, 6)
+galleries = {
+    t: plots.gallery(pixels[[at[p] for p in rows["path"]]], rows, t.capitalize()) for t, rows in failures.items()
+}
+for title, figure in galleries.items():
+    series.show(figure, cfg, "gallery " + title)
+
+# %%
+galleries["most confident errors"]
+
+# %% [markdown]
+# The images on which the model is least sure, and those on which the views of test-time augmentation disagree most, are in
+# the report.
+
+# %% [markdown]
+# ## What the model looks at
+#
+# Grad-CAM paints what spoke for the class that was called. Such maps please the eye too easily, so two checks with numbers
+# stand beside them: does the call suffer more when the painted squares are taken away than when others are? And does the
+# model still know the class when it sees the corners alone, without the bone?
+
+# %%
+net, meta = models[0]
+held_out = np.flatnonzero(splits["split"] == "test")
+found = explain.explain(net, pixels[held_out], splits.iloc[held_out], seed=cfg.seed)
+(cfg.root / "explain.json").write_text(json.dumps(found, indent=2))
+print("\n".join(found["verdict"]))
+
+# %%
+some = held_out[:: max(1, len(held_out) // 8)][:8]
+called = predict.logits(net, pixels, some)[0].argmax(1)
+captions = [f"true {t}\ncalled {CLASSES[c]}" for t, c in zip(splits["label"].iloc[some], called, strict=True)]
+heats = explain.heat(net, pixels[some], called)
+series.show(plots.grid(pixels[some], captions, title="What spoke for the call", heats=heats), cfg, "heat")
 
 # %% [markdown]
 # ## The report

@@ -24,7 +24,8 @@ def test_environment_and_form_are_read_by_type_and_the_form_wins():
         ("CLASSES", "a=Normal", "a=Normal", "JSON"),
         ("PRETRAINED", "maybe", "maybe", "1 or 0"),
         ("FOLDS", "2", "2", "at least 3"),
-        ("STD", "0,0,0", "0.0", "above 0"),
+        ("STD", "0,0,0", "0.0", "not all 0"),
+        ("PREVALENCE", "0.5,0.5", "0.5", "3 numbers"),
         ("TTA", "identity,upside down", "upside down", "mirror"),
     ],
 )
