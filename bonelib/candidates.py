@@ -24,7 +24,7 @@ LOW = 8  # frequencies a side in a signature
 NEAR = 2.0  # how far apart two signatures of one picture may be; their norm is about 8
 NEIGHBOURS = 8
 DETAIL = 0.55  # least correlation of their details, 32 pixels a side; 0.65 in gamma 0.7, 0.3 in other people
-SIDE, POINTS, DIMENSIONS = 144, 64, 32  # size at which points are sought, points a picture, numbers a point
+SIDE, POINTS, DIMENSIONS = 144, 96, 32  # size at which points are sought, points a picture, numbers a point
 ALIKE = 0.6  # how far apart two points may be that match
 VOTES, INLIERS = 9, 8  # matches that must agree on an angle, and on a place
 SIGNS = ((1, 1), (-1, 1), (1, -1), (-1, -1))
@@ -171,13 +171,19 @@ def features(thumb: Array) -> tuple[Array, Array]:
     grey = cv2.resize(thumb, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
     detail = grey - cv2.GaussianBlur(grey, (0, 0), 5)
     local = 128 + 45 * detail / (np.sqrt(cv2.GaussianBlur(detail * detail, (0, 0), 8)) + 6)
-    sift = cv2.SIFT_create(nfeatures=POINTS, contrastThreshold=0.02, edgeThreshold=20)
+    sift = cv2.SIFT_create(nfeatures=3 * POINTS, contrastThreshold=0.02, edgeThreshold=20)
     points, what = sift.detectAndCompute(np.clip(local, 0, 255).astype(np.uint8), None)
     if what is None:
         return np.zeros((0, 4), np.float32), np.zeros((0, 128), np.float32)
-    grow = len(thumb) / SIDE
-    where = [((p.pt[0] + 0.5) * grow - 0.5, (p.pt[1] + 0.5) * grow - 0.5, p.size * grow, p.angle) for p in points]
-    return np.array(where[:POINTS], np.float32), np.sqrt(what / (what.sum(1, keepdims=True) + 1e-6))[:POINTS]
+    where = np.array([(*p.pt, p.size, p.angle) for p in points], np.float32)
+    cell = (where[:, :2] * 4 / SIDE).astype(int) @ (4, 1)
+    order = np.argsort([-p.response for p in points], kind="stable")
+    rank = np.empty(len(order), int)  # within the cell, so that what is drawn over one place doesn't take all points
+    for one in np.unique(cell):
+        rank[order[cell[order] == one]] = np.arange((cell == one).sum())
+    kept = order[rank[order] < POINTS // 6][:POINTS]
+    where[:, :3] *= len(thumb) / SIDE
+    return where[kept], np.sqrt(what / (what.sum(1, keepdims=True) + 1e-6))[kept]
 
 
 def _matches(index: cv2.FlannBasedMatcher, asked: Array, owner: Array) -> Array:

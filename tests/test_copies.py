@@ -74,7 +74,7 @@ KINDS = {  # what is done to a picture, and the least recall
 @pytest.fixture(scope="module")
 def distinct(tmp_path_factory):
     """60 different pictures: drawn ones and, where present, 15 of each real set."""
-    folder = sample.make(tmp_path_factory.mktemp("sample"), images=60)
+    folder = sample.make(tmp_path_factory.mktemp("sample"), images=70)
     doubtful = set(pd.read_json(folder / "planted.json")["path"])
     found = [p for p in sorted(folder.glob("*/*")) if p.relative_to(folder).as_posix() not in doubtful]
     for name in ("spine_dxa", "knee_xray"):
