@@ -197,7 +197,7 @@ galleries = {
     t: plots.gallery(pixels[[at[p] for p in rows["path"]]], rows, t.capitalize()) for t, rows in failures.items()
 }
 for title, figure in galleries.items():
-    series.show(figure, cfg, "gallery " + title)
+    series.show(figure, cfg, "gallery_" + title.replace(" ", "_"))
 
 # %%
 galleries["most confident errors"]
