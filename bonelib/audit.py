@@ -112,7 +112,11 @@ def _findings(
     odd = defects.odd_values(rows, columns)
     people = int(rows["patient"].replace("", np.nan).nunique())
     suggestion = None if people else names.patients(rows["path"].tolist())
-    notes = [names.known_set(table), suggestion, *(f"{o['path']}: {o['column']} {o['value']} {o['reason']}." for o in odd)]
+    notes = [
+        names.known_set(table),
+        suggestion,
+        *(f"{o['path']}: {o['column']} {o['value']} {o['reason']}." for o in odd),
+    ]
     return {
         "flow": flow(table),
         "clusters": listed,

@@ -107,7 +107,9 @@ def _box_to_box(here: Box, there: Box, flip: Array) -> Array:
     """(2, 3): takes a point (x, y) of one box to its place in the other, flipped about the centre."""
     (t, b, le, r), (t2, b2, le2, r2) = here, there
     turn = np.diag([r2 - le2, b2 - t2]) @ flip @ np.diag([1 / (r - le), 1 / (b - t)])
-    return np.column_stack([turn, np.array([le2 + r2 - 1, t2 + b2 - 1]) / 2 - turn @ [(le + r - 1) / 2, (t + b - 1) / 2]])
+    return np.column_stack(
+        [turn, np.array([le2 + r2 - 1, t2 + b2 - 1]) / 2 - turn @ [(le + r - 1) / 2, (t + b - 1) / 2]]
+    )
 
 
 def _near(low: Array, detail: Array) -> Array:

@@ -42,7 +42,9 @@ def find(thumbs: Array, files: pd.DataFrame | None = None, any_angle: bool | Non
         pairs += _confirmed(thumbs, frames, sizes, turned(thumbs, rest), hopeless=0.5)
     columns = {"a": int, "b": int, "kind": str, "confidence": float}
     found = pd.DataFrame(pairs, columns=list(columns)).astype(columns)
-    return found.sort_values("confidence", ascending=False, kind="stable").drop_duplicates(["a", "b"], ignore_index=True)
+    return found.sort_values("confidence", ascending=False, kind="stable").drop_duplicates(
+        ["a", "b"], ignore_index=True
+    )
 
 
 def blank(thumb: Array) -> bool:

@@ -37,9 +37,13 @@ def flow(findings: dict[str, Any]) -> Figure:
 
 
 @styled
-def clusters(findings: dict[str, Any], rows: pd.DataFrame, thumbs: NDArray[Any], most: int = 8, across: int = 6) -> Figure:
+def clusters(
+    findings: dict[str, Any], rows: pd.DataFrame, thumbs: NDArray[Any], most: int = 8, across: int = 6
+) -> Figure:
     """The first `most` clusters, conflicts first, a row each. rows: the readable ones; thumbs: (N, S, S) uint8, theirs."""
-    listed = sorted(findings["clusters"], key=lambda c: (not c["conflict"], c["kinds"] == ["same file"], -len(c["paths"])))
+    listed = sorted(
+        findings["clusters"], key=lambda c: (not c["conflict"], c["kinds"] == ["same file"], -len(c["paths"]))
+    )
     shown = listed[:most]
     where = {path: i for i, path in enumerate(rows["path"])}
     across = min(across, max((len(c["paths"]) for c in shown), default=1))
@@ -70,6 +74,9 @@ def shortcuts(findings: dict[str, Any]) -> Figure:
         axis.text(1.01, y, f"{one['auroc']:.2f}", va="center", color=colour, transform=axis.get_yaxis_transform())
     axis.axvline(0.5, color=GREY, linestyle=":", zorder=0)
     axis.set_yticks(range(len(found)), [one["name"] for one in found])
-    axis.set(xlabel="AUROC of the class (0.5 is chance, bars are 95% intervals)", xlim=(min([0.3, *(one["low"] - 0.02 for one in found)]), 1))
+    axis.set(
+        xlabel="AUROC of the class (0.5 is chance, bars are 95% intervals)",
+        xlim=(min([0.3, *(one["low"] - 0.02 for one in found)]), 1),
+    )
     axis.set_title("What tells the class besides the bone")
     return figure

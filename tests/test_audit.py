@@ -81,7 +81,9 @@ def test_real_spines_give_the_clusters_that_a_person_sees(tmp_path):
         {"osteophenia/53", "osteophenia/54"}, {"osteoporosis/12", "osteoporosis/13"},
         {"osteoporosis/40", "osteoporosis/41"},
     ]  # fmt: skip
-    assert sorted(sorted(c["paths"]) for c in findings["clusters"]) == sorted(sorted(f"{n}.png" for n in s) for s in seen)
+    assert sorted(sorted(c["paths"]) for c in findings["clusters"]) == sorted(
+        sorted(f"{n}.png" for n in s) for s in seen
+    )
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")

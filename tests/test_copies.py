@@ -43,7 +43,9 @@ def cropped(x, rng):
 def drawn_over(x, rng):
     h, w = x.shape
     across, down = rng.uniform(0.1, 0.6, 2)
-    y = cv2.rectangle(x.copy(), (int(across * w), int(down * h)), (int((across + 0.2) * w), int((down + 0.1) * h)), 255, -1)
+    y = cv2.rectangle(
+        x.copy(), (int(across * w), int(down * h)), (int((across + 0.2) * w), int((down + 0.1) * h)), 255, -1
+    )
     y = cv2.putText(y, "R 12", (w // 10, int(0.9 * h)), cv2.FONT_HERSHEY_SIMPLEX, h / 150, 255, max(2, h // 80))
     return cv2.line(y, (0, int(0.4 * h)), (w, int(0.5 * h)), 230, max(1, h // 150))
 
@@ -118,7 +120,9 @@ def test_a_copy_is_described_in_words(distinct):
     x = distinct[-1]
     made = [np.ascontiguousarray(y) for y in (x, x[:, ::-1], np.rot90(x), tone(x, 0.6), jpeg(x, 80))]
     thumbs = [letterbox(y, 224) for y in made]
-    textures = [compare.Texture(t, copies.frame(y.shape[1], y.shape[0], 224)) for t, y in zip(thumbs, made, strict=True)]
+    textures = [
+        compare.Texture(t, copies.frame(y.shape[1], y.shape[0], 224)) for t, y in zip(thumbs, made, strict=True)
+    ]
     rng = np.arange(2)
     said = []
     for k in range(1, 5):
