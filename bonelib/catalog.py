@@ -17,7 +17,7 @@ from bonelib.config import CLASSES, Config
 
 AUDIT_SIZE = 224  # pixels: what the audit compares
 COLUMNS = ["path", "label", "patient", "width", "height", "format", "bytes", "sha256", "status", "group", "issues"]
-SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom"}
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 ALIASES = {
     "normal": 0, "healthy": 0, "control": 0,
@@ -42,7 +42,7 @@ def catalog(cfg: Config) -> tuple[pd.DataFrame, NDArray[Any], Path]:
     found = _from_table(root) if root.is_file() else _from_folders(root, cfg.classes)
     attrs, root = found.attrs, root.parent if root.is_file() else root
     pixels, facts = images.cache(root, found["path"].tolist(), AUDIT_SIZE, cfg.cache)
-    table = pd.concat([found.reset_index(drop=True), facts], axis=1)
+    table = pd.concat([found.reset_index(drop=True), facts.rename(columns={"patient": "_patient"})], axis=1)
     table["group"] = ""
     table["issues"] = np.where(table["status"] == "ok", "", "unreadable")
     table, attrs["metadata_unmatched"] = _with_metadata(table, root, cfg)
@@ -91,7 +91,7 @@ def _from_folders(root: Path, classes: Mapping[str, str]) -> pd.DataFrame:
         if any(p.startswith(".") or p == "__MACOSX" for p in parts):
             continue
         name = path.relative_to(root).as_posix()
-        if path.suffix.lower() not in SUFFIXES:
+        if path.suffix.lower() not in SUFFIXES and not (path.suffix == "" and _is_dicom(path)):
             ignored.append(name)
             continue
         labels = [label for p in reversed(parts[:-1]) if (label := class_of(p, classes)) is not None]
@@ -118,6 +118,11 @@ def _from_folders(root: Path, classes: Mapping[str, str]) -> pd.DataFrame:
         found = found.drop(columns="given_split")
     found.attrs["ignored"] = ignored
     return found
+
+
+def _is_dicom(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
 
 
 def _from_table(path: Path) -> pd.DataFrame:
@@ -193,9 +198,9 @@ def _key_column(extra: pd.DataFrame, paths: pd.Series) -> tuple[str, list[str]]:
 
 
 def _with_patient(table: pd.DataFrame, cfg: Config) -> pd.DataFrame:
-    """`patient` from the metadata, or found in the file name by `patient_regex`, else empty."""
+    """`patient` found in the file name by `patient_regex`, or from the metadata, or a DICOM header's hash, else empty."""
     named = [c for c in table.columns if re.sub(r"\W+", "_", c.lower()) in PATIENT_COLUMNS]
-    patient = table[named[0]].map(_plain) if named else pd.Series("", index=table.index)
+    patient = table[named[0]].map(_plain) if named else table["_patient"]
     if cfg.patient_regex:
         found = table["path"].map(lambda p: re.search(cfg.patient_regex, Path(p).name))
         if not found.notna().any():
@@ -203,7 +208,7 @@ def _with_patient(table: pd.DataFrame, cfg: Config) -> pd.DataFrame:
                 f"patient_regex = {cfg.patient_regex!r} matches none of the names, e.g. {table['path'].iloc[0]!r}"
             )
         patient = found.map(lambda m: (m.group(1) if m.re.groups else m.group(0)) if m else "")
-    return table.drop(columns=named).assign(patient=patient)
+    return table.drop(columns=[*named, "_patient"]).assign(patient=patient)
 
 
 def _plain(value: Any) -> str:

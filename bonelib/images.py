@@ -20,8 +20,9 @@ from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+FACTS = {"width": 0, "height": 0, "format": "", "bytes": 0, "sha256": "", "status": "ok", "patient": ""}
 MAX_PIXELS = 89_000_000  # Pillow itself warns a little above
-VERSION = 1  # of the decoding: a change here makes every cache anew
+VERSION = 2  # of the decoding: a change here makes every cache anew
 
 Grey = NDArray[np.uint8]
 
@@ -39,8 +40,12 @@ def read(path: str | Path, at_least: int | None = None) -> Grey:
     return decode(_bytes(Path(path)), at_least)[0]
 
 
-def decode(data: bytes, at_least: int | None = None) -> tuple[Grey, dict[str, Any]]:
-    """The picture in `data` as (H, W) uint8, and its `width`, `height` and `format` as stored."""
+def decode(data: bytes, at_least: int | None = None, salt: bytes = b"") -> tuple[Grey, dict[str, Any]]:
+    """The picture in `data` as (H, W) uint8, and its `width`, `height` and `format` as stored; of DICOM also `patient`."""
+    if data[128:132] == b"DICM":
+        from bonelib import dicom  # it needs ImageError from here
+
+        return dicom.decode(data, salt)
     try:
         picture = Image.open(BytesIO(data), formats=FORMATS)
         facts = {"width": picture.width, "height": picture.height, "format": picture.format}
@@ -57,7 +62,7 @@ def decode(data: bytes, at_least: int | None = None) -> tuple[Grey, dict[str, An
     except Image.DecompressionBombError as error:
         raise ImageError(f"declares too many pixels ({error})") from error
     except Image.UnidentifiedImageError as error:
-        raise ImageError(f"holds no {', '.join(FORMATS)} picture") from error
+        raise ImageError(f"holds no {', '.join(FORMATS)} or DICOM picture") from error
     except Exception as error:  # Pillow's decoders raise most kinds of error on damaged data
         raise ImageError(f"damaged: {str(error) or type(error).__name__}") from error
 
@@ -78,8 +83,8 @@ def letterbox(grey: Grey, size: int) -> Grey:
 def cache(root: str | Path, paths: Sequence[str], size: int, folder: str | Path) -> tuple[NDArray[Any], pd.DataFrame]:
     """Every picture decoded once: a memory map (N, size, size) uint8, and a table of facts, both in the order of `paths`.
 
-    The table holds `width`, `height`, `format`, `bytes`, `sha256` and `status` (`ok`, or why not; then the picture is
-    black). Files are kept in `folder`, keyed by path, length and time of change, so a changed file is decoded anew.
+    The table holds `width`, `height`, `format`, `bytes`, `sha256`, `status` (`ok`, or why not; then the picture is black)
+    and `patient` (of DICOM files, a hash salted with a secret that stays in `folder`). Files are kept in `folder`, keyed by path, length and time of change, so a changed file is decoded anew.
     """
     root, folder = Path(root), Path(folder)
     key = [VERSION, size, str(root.resolve()), [(p, *_stamp(root / p)) for p in paths]]
@@ -92,19 +97,22 @@ def _kept(stem: Path, n: int, size: int) -> tuple[NDArray[Any], pd.DataFrame] | 
     """The cache that an earlier run left, or None if it is absent or torn."""
     try:
         pixels = np.load(f"{stem}.npy", mmap_mode="r")
-        facts = pd.read_csv(f"{stem}.csv", dtype={"format": str, "sha256": str, "status": str}, keep_default_na=False)
+        facts = pd.read_csv(f"{stem}.csv", dtype={k: str for k, v in FACTS.items() if v != 0}, keep_default_na=False)
     except (OSError, ValueError, EOFError):
         return None
     return (pixels, facts) if pixels.shape == (n, size, size) and len(facts) == n else None
 
 
 def _fill(root: Path, paths: Sequence[str], size: int, stem: Path) -> tuple[NDArray[Any], pd.DataFrame]:
+    from bonelib import dicom
+
     stem.parent.mkdir(parents=True, exist_ok=True)
+    salt = dicom.salt(stem.parent)
     torn = Path(f"{stem}.{os.getpid()}.tmp")
     pixels = np.lib.format.open_memmap(torn, mode="w+", dtype=np.uint8, shape=(len(paths), size, size))
 
     def one(i: int) -> dict[str, Any]:
-        grey, facts = _probe(root / paths[i], size)
+        grey, facts = _probe(root / paths[i], size, salt)
         if grey is not None:
             pixels[i] = letterbox(grey, size)
         return facts
@@ -113,7 +121,7 @@ def _fill(root: Path, paths: Sequence[str], size: int, stem: Path) -> tuple[NDAr
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow, OpenCV and hashlib let go of the interpreter
             rows = list(tqdm(pool.map(one, range(len(paths))), "decode", len(paths), unit="img", leave=False))
         pixels.flush()
-        facts = pd.DataFrame(rows, columns=["width", "height", "format", "bytes", "sha256", "status"])
+        facts = pd.DataFrame(rows, columns=list(FACTS))
         facts.to_csv(f"{torn}.csv", index=False)
         Path(f"{torn}.csv").replace(f"{stem}.csv")
         torn.replace(f"{stem}.npy")
@@ -122,12 +130,12 @@ def _fill(root: Path, paths: Sequence[str], size: int, stem: Path) -> tuple[NDAr
     return np.load(f"{stem}.npy", mmap_mode="r"), facts
 
 
-def _probe(path: Path, size: int) -> tuple[Grey | None, dict[str, Any]]:
-    facts: dict[str, Any] = {"width": 0, "height": 0, "format": "", "bytes": 0, "sha256": "", "status": "ok"}
+def _probe(path: Path, size: int, salt: bytes) -> tuple[Grey | None, dict[str, Any]]:
+    facts: dict[str, Any] = dict(FACTS)
     try:
         data = _bytes(path)
         facts |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        grey, found = decode(data, size)
+        grey, found = decode(data, size, salt)
     except ImageError as error:
         return None, facts | {"status": f"unreadable: {error}"}
     return grey, facts | found

@@ -119,6 +119,19 @@ def test_patient_is_found_in_the_file_name(make):
     assert list(table["patient"]) == ["12", "12", ""]
 
 
+def test_dicom_with_or_without_extension_is_read_and_its_patient_kept_as_a_hash_only(make, tmp_path):
+    pytest.importorskip("pydicom", reason="needs the optional pydicom")
+    from tests.test_dicom import RAMP, made
+
+    cfg = make(*(f"{c}/a.png" for c in CLASSES))
+    for name in ("x.dcm", "x", "y"):
+        (catalog.Path(cfg.data) / "Normal" / name).write_bytes(made(RAMP, PatientID="4711" if name != "y" else "12"))
+    table, thumbs, _ = catalog.catalog(cfg)
+    rows = table[table["format"] == "DICOM"].set_index("path")["patient"]
+    assert len(rows) == 3 and len(thumbs) == 6
+    assert rows["Normal/x.dcm"] == rows["Normal/x"] != rows["Normal/y"] and "4711" not in table.to_csv()
+
+
 def test_unknown_data_is_an_error_that_says_what_is_expected(tmp_path):
     with pytest.raises(DataError, match="sub-folder"):
         catalog.catalog(Config(data=str(tmp_path / "nowhere" / "at" / "all")))
