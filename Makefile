@@ -6,8 +6,6 @@ PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS := 01_explore 02_balance 03_train 04_evaluate
 export PYTHONUNBUFFERED := 1
-# Threads that wait without spinning: beside any other work on two cores, training is several times faster for it.
-export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: run test lint sync clean
 .DELETE_ON_ERROR:
