@@ -1,13 +1,14 @@
 # make run                              the series on the embedded sample data
 # make run DATA=path RUN=runs/name      the series on your own three folders of images
 # make test                             lint, the notebook pairs, unit tests, every notebook on tiny data
+# make soak                             the long versions of some tests
 # make sync                             bring the notebooks up to date with their scripts
 PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS := 01_explore 02_balance 03_train 04_evaluate
 export PYTHONUNBUFFERED := 1
 
-.PHONY: run test lint sync clean
+.PHONY: run test soak lint sync clean
 .DELETE_ON_ERROR:
 
 run: .venv/installed
@@ -22,6 +23,9 @@ test: .venv/installed lint
 	  BONELIB_SMOKE=1 BONELIB_CACHE='$(CURDIR)/.cache/smoke' BONELIB_RUN="$$(mktemp -d)" \
 	  $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks/$$name.ipynb; \
 	done
+
+soak: .venv/installed
+	$(BIN)/python -m pytest -m soak
 
 lint: .venv/installed
 	$(BIN)/ruff check .
