@@ -54,7 +54,9 @@ def class_counts(table: pd.DataFrame, by: str | None = None, title: str = "Image
         n = [int(((table["label"] == name) & (table[by] == g if by else True)).sum()) for g in groups]
         bars = axis.bar(np.arange(len(groups)) + (i - 1) * width, n, width * 0.94, color=PALETTE[name], label=name)
         axis.bar_label(bars, padding=2)
-    axis.set(title=title, ylabel="images", xticks=range(len(groups)), xticklabels=groups if by else [""])
+    axis.set(title=title, ylabel="images", xticks=range(len(groups)) if by else [])
+    if by:
+        axis.set_xticklabels(groups)
     axis.margins(y=0.12)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure

@@ -45,7 +45,7 @@ if "google.colab" in sys.modules:
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", SOURCE], check=True)
 
 # %%
-from bonelib import plots, plots_audit, series
+from bonelib import audit, plots, plots_audit, series
 from bonelib.config import Config
 
 # %% [markdown]
@@ -102,7 +102,7 @@ series.show(plots.class_counts(table[table["status"] == "ok"], title="Readable i
 
 # %%
 readable = table[table["status"] == "ok"].reset_index(drop=True)
-some = readable[readable["issues"] == ""].groupby("label").head(4).sort_values("label")
+some = readable[audit.usable(readable)].groupby("label").head(4).sort_values("label")
 colours = [plots.PALETTE[label] for label in some["label"]]
 series.show(plots.grid(thumbs[some.index], list(some["label"]), colours, title="Four of each class"), cfg, "pictures")
 
@@ -117,7 +117,8 @@ series.show(plots.grid(thumbs[some.index], list(some["label"]), colours, title="
 # cluster, with what kind of copy it is and how sure the comparison was.
 
 # %%
-series.show(plots_audit.clusters(findings, readable, thumbs), cfg, "copies")
+copies = series.show(plots_audit.clusters(findings, readable, thumbs), cfg, "copies") if findings["clusters"] else None
+copies or "No copies were found."
 
 # %% [markdown]
 # Pictures of one patient, and copies, share a `group`. Groups, not pictures, are dealt to train, validation and test.
