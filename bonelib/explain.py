@@ -134,7 +134,7 @@ def corners_only(pixels: np.ndarray, share: float = 0.25) -> np.ndarray:
 
 
 def explain(
-    net: torch.nn.Module, pixels: np.ndarray, rows: pd.DataFrame, most: int = 24, seed: int = 0
+    net: torch.nn.Module, pixels: np.ndarray, rows: pd.DataFrame, most: int = 12, seed: int = 0
 ) -> dict[str, Any]:
     """explain.json's content, from test pictures (N, S, S) uint8 and their `label`, `group`: checks with their sentences."""
     y = rows["label"].map(CLASSES.index).to_numpy()
