@@ -117,7 +117,7 @@ def live(plot: Callable[[pd.DataFrame], Figure]) -> Callable[[pd.DataFrame], Non
     """A callback that redraws `plot` in place under the running cell; None where there is no notebook."""
     if "ipykernel" not in sys.modules:
         return None
-    from IPython.display import display
+    from IPython.display import HTML, display
 
-    handle = display(None, display_id=True)
+    handle = display(HTML(""), display_id=True)
     return lambda table: handle.update(plot(table))

@@ -49,7 +49,7 @@ import numpy as np
 import torch
 
 from bonelib import augment, plots, series, split
-from bonelib.config import CLASSES, Config
+from bonelib.config import AUGMENTATIONS, CLASSES, Config
 
 # %% [markdown]
 # ## Settings
@@ -127,18 +127,18 @@ print(f"{np.isin(test, train).mean():.0%} of the test images have a twin in trai
 
 # %%
 picture = np.array(pixels[int(np.flatnonzero(splits["split"] == "train")[0])])
-steps = [augment.policy(cfg, [name]) for name in cfg.augment]
+steps = [augment.policy(cfg, [name]) for name in AUGMENTATIONS]
 for step in steps:
     step.transforms[0].p = 1.0
     step.set_random_seed(cfg.seed)
 alone = [picture, *(step(image=picture)["image"] for step in steps)]
 series.show(
-    plots.grid(alone, ["as it is", *cfg.augment], columns=3, title="Each step of the augmentation"), cfg, "steps"
+    plots.grid(alone, ["as it is", *AUGMENTATIONS], columns=3, title="Each step of the augmentation"), cfg, "steps"
 )
 
 # %% [markdown]
-# And the whole policy, six draws of the same picture. Each step is switched by the setting `augment`, all are scaled by
-# `strength`.
+# And the policy of this run, six draws of the same picture: the setting `augment` says which steps it has, `strength` scales
+# them all. The sample trains for a few minutes from scratch, with three steps only; your own images get the whole list.
 
 # %%
 whole = augment.policy(cfg)

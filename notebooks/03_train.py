@@ -144,8 +144,8 @@ history = histories[-1]
 # ## What happened
 #
 # Training loss must fall. Where validation stays behind training, the model learns its images by heart; where both stay at
-# chance, it learns nothing. The dashed line marks the epoch that is kept. The jumps of the learning rate are the warm
-# restarts.
+# chance, it learns nothing. The dashed line marks the epoch that is kept. Where the
+# learning rate jumps up, a warm restart begins.
 
 # %%
 series.show(plots.history(history), cfg, "history")
