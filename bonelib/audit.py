@@ -95,6 +95,13 @@ def _groups(rows: pd.DataFrame, pairs: pd.DataFrame, named: list[tuple[int, int,
     return [f"g{number:05d}" for number in pd.factorize(copies.joined(len(rows), same))[0]]
 
 
+def _unsought(count: int) -> str:
+    """What the search for copies may have left out, in words; empty if nothing."""
+    if count <= copies.ANY_ANGLE:
+        return ""
+    return f"Of {count:,} images, above {copies.ANY_ANGLE:,} different ones turned and cropped copies are not sought."
+
+
 def _findings(
     table: pd.DataFrame, rows: pd.DataFrame, clusters: list[dict[str, Any]], named: list[tuple[int, int, str]],
     suspects: list[dict[str, Any]],
@@ -127,6 +134,6 @@ def _findings(
         "defects": {word: table["path"][has(table, word)].tolist() for word in words},
         "shortcuts": suspects,
         "metadata": {"odd": odd, "unmatched": list(table.attrs.get("metadata_unmatched", []))},
-        "notes": [note for note in notes if note],
+        "notes": [note for note in [*notes, _unsought(len(rows))] if note],
         "warnings": [s["warning"] for s in suspects if s["warning"]],
     }

@@ -106,6 +106,10 @@ def _train(
     wrapped, optimizer = accelerator.prepare(net, optimizer)
 
     state = {"epoch": 0, "history": [], "best": None, "config": asdict(cfg), "splits": digest(splits)}
+    mirror = Mirror(folder, Path(cfg.mirror) if cfg.mirror and main else None)
+    if cfg.resume and mirror.pull():
+        print(f"brought {folder} back from {cfg.mirror}")
+    accelerator.wait_for_everyone()
     found, torn = checkpoint.newest(folder / "checkpoints")
     for message in torn:
         accelerator.print(message)
@@ -113,7 +117,6 @@ def _train(
         state |= _restore(found, state, net, ema, optimizer, accelerator)
         accelerator.print(f"going on after epoch {state['epoch']} of {folder}")
 
-    mirror = Mirror(folder, Path(cfg.mirror) if cfg.mirror and main else None)
     steps = len(batches)
     bar = tqdm(total=cfg.epochs * steps, initial=state["epoch"] * steps, desc="train", unit="batch", disable=not main)
     for epoch in range(state["epoch"], cfg.epochs):
