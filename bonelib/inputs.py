@@ -19,6 +19,7 @@ from sklearn.model_selection import KFold
 
 COLOURED = 0.25  # share of clearly coloured pixels from which a picture is a colour photo
 MARGIN = 1.5  # how much farther than the 99th percentile of unseen training pictures is too far
+FEWEST = 10  # training pictures from which a gauge can be made
 BLANK = 4.0  # grey levels of standard deviation below which nothing is shown
 
 
@@ -39,10 +40,13 @@ def _statistics(picture: np.ndarray) -> np.ndarray:
 
 
 def fit(pixels: np.ndarray, seed: int = 0) -> dict[str, Any]:
-    """What `refuse` compares with, from training pictures (N, S, S) uint8, N at least 10; plain lists, ready for JSON."""
+    """What `refuse` compares with, from training pictures (N, S, S) uint8; plain lists, ready for JSON.
+
+    With fewer than FEWEST pictures nothing can be said of what is like them: empty, and `refuse` knows blank ones only.
+    """
+    if len(pixels) < FEWEST:
+        return {}
     x = statistics(pixels)
-    if len(x) < 10:
-        raise ValueError(f"found {len(x)} training pictures, expected at least 10 to say what is like them")
     unseen = np.empty(len(x))
     for rest, held in KFold(5, shuffle=True, random_state=seed).split(x):
         unseen[held] = _distance(_gauge(x[rest]), x[held])
@@ -63,20 +67,27 @@ def _distance(gauge: dict[str, Any], x: np.ndarray) -> np.ndarray:
 
 
 def refuse(pixels: np.ndarray, gauge: dict[str, Any]) -> list[str]:
-    """For each picture (N, S, S) uint8 the reason to refuse it, or an empty text."""
+    """For each picture (N, S, S) uint8 the reason to refuse it, or an empty text; an empty gauge refuses blank ones only."""
+    if not gauge:
+        return [_blank(picture) for picture in pixels]
     x, turned = statistics(pixels), statistics(255 - np.asarray(pixels))
     far, far_turned = _distance(gauge, x), _distance(gauge, turned)
     out = []
     for picture, d, d_turned in zip(pixels, far, far_turned, strict=True):
         why = f"not like the training images (distance {d:.1f}, limit {gauge['limit']:.1f})"
-        if picture.std() < BLANK:
-            why = f"blank: grey levels spread by {picture.std():.1f}, expected at least {BLANK:.0f}"
+        if _blank(picture):
+            why = _blank(picture)
         elif d <= gauge["limit"]:
             why = ""
         elif d_turned <= gauge["limit"]:
             why = f"inverted: its negative is like the training images, itself is not (distance {d:.1f})"
         out.append(why)
     return out
+
+
+def _blank(picture: np.ndarray) -> str:
+    spread = picture.std()
+    return "" if spread >= BLANK else f"blank: grey levels spread by {spread:.1f}, expected at least {BLANK:.0f}"
 
 
 def coloured(path: str | Path) -> float:

@@ -119,6 +119,10 @@ learnt = {
 for one, parts, _ in trainings:
     gauge = inputs.fit(pixels[np.flatnonzero(parts["split"] == "train")])
     model.amend(one.root / "model", **learnt, priors=[p.tolist() for p in split.priors(parts)], inputs=gauge)
+if not gauge:
+    print(
+        f"fewer than {inputs.FEWEST} training images: too few to tell which pictures are unlike them; only blank ones are refused"
+    )
 
 # %%
 figures = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "auroc", "quadratic_kappa")

@@ -46,6 +46,8 @@ def test_a_colour_photo_is_refused_and_a_small_overlay_is_not(tmp_path):
     assert 0 < inputs.coloured(tmp_path / "overlay.png") < 0.1
 
 
-def test_too_few_training_pictures_are_said(pixels):
-    with pytest.raises(ValueError, match="at least 10"):
-        inputs.fit(pixels[:5])
+def test_too_few_training_pictures_make_no_gauge_and_only_blank_pictures_are_refused(pixels):
+    assert inputs.fit(pixels[: inputs.FEWEST - 1]) == {}
+    assert inputs.fit(pixels[: inputs.FEWEST])["limit"] > 0
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    assert [why[:5] for why in inputs.refuse(np.stack([noise, np.full_like(noise, 90)]), {})] == ["", "blank"]
