@@ -54,6 +54,7 @@ class Config:
     # what is read, and where results go
     data: str = "sample"  # "sample", a folder of class folders, a table (.csv), or a Kaggle slug owner/name
     run: str = ""  # results; empty: runs/<name of the data>
+    images: str = ""  # new pictures to be answered about: a file or a folder; empty: the test split's
     cache: str = ".cache/bonelib"  # decoded images and downloads; keep it on a local disk
     classes: dict[str, str] = field(default_factory=dict)  # folder name -> class, for names not understood
     metadata: str = ""  # a table of patients; empty: metadata.csv beside the class folders, if there
