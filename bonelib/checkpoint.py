@@ -38,14 +38,18 @@ def save(folder: Path, tensors: dict[str, Tensors], optimizer: dict[str, Any], s
     _fsync(folder)
 
 
-def keep_best(folder: Path) -> None:
-    """Make `folder`/best of `folder`/last: the weights that were validated, and its state."""
-    last, aside, best = folder / "last", folder / "incoming-best", folder / "best"
+def keep_best(path: Path) -> None:
+    """Make `best`, beside the checkpoint `path`, of the weights in it that were validated."""
+    aside, best = path.parent / "incoming-best", path.parent / "best"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
-    weights = last / "ema.safetensors"
-    shutil.copy(weights if weights.exists() else last / "model.safetensors", aside / "weights.safetensors")
-    shutil.copy(last / "state.json", aside)
+    weights = path / "ema.safetensors"
+    shutil.copy(weights if weights.exists() else path / "model.safetensors", aside / "weights.safetensors")
+    facts = {
+        "sha256": {"weights.safetensors": _sha256(aside / "weights.safetensors")},
+        "epoch": read_state(path)["epoch"],
+    }
+    (aside / "state.json").write_text(json.dumps(facts))
     for path in [*aside.iterdir(), aside]:
         _fsync(path)
     shutil.rmtree(best, ignore_errors=True)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from bonelib import audit, catalog, images, model, split, train
 from bonelib.config import Config
+from bonelib.resume import ResumeError
 
 Training = tuple[Config, pd.DataFrame, NDArray[Any]]  # settings, splits, and the pictures in their order
 
@@ -87,7 +88,7 @@ def trained(cfg: Config, splits: pd.DataFrame, pixels: NDArray[Any]) -> tuple[mo
         train.train(cfg, splits, pixels, cfg.root)
     net, meta = model.load(folder)
     if meta["splits"] != split.digest(splits):
-        raise train.ResumeError(
+        raise ResumeError(
             f"{folder} was trained on other images or another split than {cfg.root}/splits.csv; evaluating it would mix "
             "training and test images. Restore the data and settings, or choose another run folder and train again"
         )

@@ -23,20 +23,10 @@ from timm.utils import ModelEmaV3
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 from tqdm.auto import tqdm
 
-from bonelib import augment, checkpoint, loader, model, recipe
+from bonelib import augment, checkpoint, loader, model, recipe, resume
 from bonelib.config import CLASSES, Config
 from bonelib.mirror import Mirror
 from bonelib.split import class_weights, digest
-
-# Settings that may differ between a run and its resume: they change where things lie or when to stop, not the path.
-MAY_CHANGE = {
-    "data", "run", "cache", "mirror", "workers", "epochs", "patience", "tta", "resamples", "prevalence", "cost", "target",
-    "resume", "metadata", "trackers",
-}  # fmt: skip
-
-
-class ResumeError(RuntimeError):
-    """A checkpoint of other settings or data; the message names the difference."""
 
 
 class DivergedError(RuntimeError):
@@ -114,7 +104,7 @@ def _train(
     for message in torn:
         accelerator.print(message)
     if found and cfg.resume:
-        state |= _restore(found, state, net, ema, optimizer, accelerator)
+        state |= resume.restore(found, state, net, ema, optimizer, accelerator)
         accelerator.print(f"going on after epoch {state['epoch']} of {folder}")
 
     steps = len(batches)
@@ -170,7 +160,7 @@ def _train(
         history = pd.DataFrame(state["history"])
         if main:
             mirror.wait()
-            _keep(folder, state, net, judged if ema else None, optimizer, accelerator, better)
+            resume.keep(folder, state, net, judged if ema else None, optimizer, accelerator)
             mirror.push()
         if cfg.trackers:
             accelerator.log({k: v for k, v in row.items() if k != "epoch"}, step=epoch + 1)
@@ -182,7 +172,7 @@ def _train(
             after_epoch(history)
     bar.close()
     if main:
-        judged.load_state_dict(checkpoint.read_tensors(folder / "checkpoints" / "best", "weights"))
+        judged.load_state_dict(resume.best(folder, state["best"]["epoch"]))
         model.save(judged, folder / "model", cfg, epoch=state["best"]["epoch"], splits=state["splits"], seed=cfg.seed)
         mirror.push()
         mirror.wait()
@@ -210,19 +200,6 @@ def _validate(
     }
 
 
-def _keep(
-    folder: Path, state: dict[str, Any], net: torch.nn.Module, averaged: torch.nn.Module | None, optimizer: Any,
-    accelerator: Accelerator, better: bool,
-) -> None:  # fmt: skip
-    """Leave everything that an exact resume needs; random draws need nothing, they follow from seed and epoch."""
-    tensors = {"model": net.state_dict()} | ({"ema": averaged.state_dict()} if averaged else {})
-    scaler = accelerator.scaler.state_dict() if accelerator.scaler else None
-    checkpoint.save(folder / "checkpoints", tensors, {"optimizer": optimizer.state_dict(), "scaler": scaler}, state)
-    if better:
-        checkpoint.keep_best(folder / "checkpoints")
-    pd.DataFrame(state["history"]).to_csv(folder / "history.csv", index=False)
-
-
 def _is_better(row: dict[str, Any], best: dict[str, Any] | None) -> bool:
     return best is None or (row["val_accuracy"], -row["val_loss"]) > (best["val_accuracy"], -best["val_loss"])
 
@@ -230,32 +207,3 @@ def _is_better(row: dict[str, Any], best: dict[str, Any] | None) -> bool:
 def _stopped(state: dict[str, Any], patience: int) -> bool:
     """Early stopping: `patience` epochs without a better validation accuracy (or as good with less loss)."""
     return state["best"] is not None and state["epoch"] - state["best"]["epoch"] >= patience
-
-
-def _restore(
-    path: Path,
-    fresh: dict[str, Any],
-    net: torch.nn.Module,
-    ema: ModelEmaV3 | None,
-    optimizer: Any,
-    accelerator: Accelerator,
-) -> dict[str, Any]:
-    """Put everything back as the checkpoint has it and return its state; ResumeError if it is of another run."""
-    state = checkpoint.read_state(path)
-    old, new = state["config"], {k: list(v) if isinstance(v, tuple) else v for k, v in fresh["config"].items()}
-    differs = [f"{k} was {old.get(k)!r}, is {v!r}" for k, v in new.items() if k not in MAY_CHANGE and old.get(k) != v]
-    if state["splits"] != fresh["splits"]:
-        differs.append("the images or their splits are others")
-    if differs:
-        raise ResumeError(
-            f"{path} cannot be continued: {'; '.join(differs)}. Restore that, choose another run folder, or set "
-            "BONELIB_RESUME=0 to begin anew"
-        )
-    net.load_state_dict(checkpoint.read_tensors(path, "model"))
-    if ema:
-        ema.module.load_state_dict(checkpoint.read_tensors(path, "ema"))
-    saved = checkpoint.read_optimizer(path)
-    optimizer.load_state_dict(saved["optimizer"])
-    if accelerator.scaler and saved["scaler"]:
-        accelerator.scaler.load_state_dict(saved["scaler"])
-    return {k: state[k] for k in ("epoch", "history", "best")}

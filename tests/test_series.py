@@ -9,7 +9,7 @@ import pytest
 
 from bonelib import baselines, evaluation, predict, series, split
 from bonelib.config import CLASSES
-from bonelib.train import ResumeError
+from bonelib.resume import ResumeError
 
 
 def test_audit_is_made_once_and_read_again(cfg, capsys, monkeypatch):

@@ -1,5 +1,6 @@
 """Training repeats, resumes and refuses exactly."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -10,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bonelib import checkpoint, recipe, split, train
+from bonelib import checkpoint, recipe, resume, split, train
 from bonelib.config import CLASSES, Config
-from bonelib.train import DivergedError, ResumeError
+from bonelib.resume import ResumeError
+from bonelib.train import DivergedError
 
 RNG = np.random.default_rng(0)
 N = 48
@@ -140,6 +142,33 @@ def test_damaged_checkpoint_is_skipped_for_the_one_before(cfg, data, name, damag
         path.write_bytes(content if damage == "flip" else content[: len(content) // 2])
     history = train.train(cfg, *data, cfg.root)
     assert "is not whole" in capsys.readouterr().out and history[PATH].equals(whole[PATH])
+
+
+def test_kill_before_the_best_epoch_is_kept_changes_nothing(cfg, data, monkeypatch):
+    whole = train.train(cfg, *data, cfg.root)
+    parts = dataclasses.replace(cfg, run=cfg.run + "-parts")
+
+    def cut(path):
+        raise Cut
+
+    while not (parts.root / "model").exists():  # `last` is written, `best` is not
+        with monkeypatch.context() as patched, contextlib.suppress(Cut):
+            patched.setattr(checkpoint, "keep_best", cut)
+            train.train(parts, *data, parts.root)
+        with contextlib.suppress(Cut):
+            done = len(pd.read_csv(parts.root / "history.csv")) if (parts.root / "history.csv").exists() else 0
+            train.train(parts, *data, parts.root, cut_after(done + 1))
+    assert whole["epoch"].max() == 4 and same(weights(cfg), weights(parts))
+
+
+@pytest.mark.parametrize("damage", [lambda f: f.write_bytes(b"x"), lambda f: f.unlink()])
+def test_damaged_best_weights_are_an_error_and_never_a_model(cfg, data, damage):
+    history = train.train(cfg, *data, cfg.root)
+    epoch = history.sort_values(["val_accuracy", "val_loss"], ascending=[False, True])["epoch"].iloc[0]
+    assert same(resume.best(cfg.root, epoch), weights(cfg))
+    damage(cfg.root / "checkpoints" / "best" / "weights.safetensors")
+    with pytest.raises(ResumeError, match="expected the weights of epoch"):
+        resume.best(cfg.root, epoch)
 
 
 def test_early_stopping_waits_for_accuracy_then_for_loss():
