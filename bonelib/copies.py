@@ -66,6 +66,12 @@ def joined(n: int, links: Iterable[tuple[int, int]]) -> Array:
     return connected_components(graph, directed=False)[1]
 
 
+def clusters(thumbs: Array, files: pd.DataFrame | None = None, any_angle: bool | None = None) -> Array:
+    """(N,) int: pictures with one number are copies of each other; arguments as for `find`."""
+    pairs = find(thumbs, files, any_angle)
+    return joined(len(thumbs), zip(pairs["a"], pairs["b"], strict=True))
+
+
 def _identical(thumbs: Array, rows: Array, sizes: list[tuple[int, int]], sha256: list[str] | None) -> list[tuple]:
     """Each row whose file or whose pixels an earlier one has, linked to the earliest."""
     first: dict[Any, int] = {}

@@ -34,7 +34,8 @@ def read(run: Path) -> dict[str, Any]:
         key = "model" if name.startswith("model") else Path(name).stem
         held[key] = json.loads((run / name).read_text("utf-8")) if (run / name).is_file() else None
     held["figures"] = sorted((run / "figures").glob("*.png"))
-    leaks = verdict.leaks(held["splits"], held["catalog"]) if held["splits"] is not None else []
+    leaks = verdict.leaks(held["splits"], held["catalog"], held["audit"]) if held["splits"] is not None else []
+    leaks = list(dict.fromkeys([*leaks, *(held["metrics"] or {}).get("leaks", [])]))
     seen = [s for s in (held["explain"] or {}).get("verdict", []) if s.startswith("Shortcut")]
     return held | {"leaks": leaks, "alarms": [*leaks, *verdict.shortcuts(held["audit"]), *seen]}
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 ALARMS = ("Leak", "Shortcut", "The model has learnt nothing")  # how sentences begin that warn
+FEW = 5  # patients of a class in the test split below which no comparison is drawn from resampling them
 WIDE = 0.1  # half-width of a difference in AUROC above which the test split is called too small
 NAMES = {
     "majority": "the majority class",
@@ -26,12 +29,12 @@ def span(figure: dict | None, signed: bool = False) -> str:
     return f"{value} (no interval)" if low is None or high is None else f"{value} ({low} to {high})"
 
 
-def _comparison(difference: dict, subject: str, other: str) -> str:
-    """One sentence from the paired difference in AUROC, with macro-F1 beside it."""
+def _comparison(difference: dict[str, Any], subject: str, other: str, few: bool) -> str:
+    """One sentence from the paired difference in AUROC, with macro-F1 beside it; `few`: not enough patients to say."""
     auroc = difference.get("auroc") or {}
     low, high = auroc.get("low"), auroc.get("high")
     told = f"AUROC {span(auroc, True)}, macro-F1 {span(difference.get('macro_f1'), True)}"
-    if low is None or high is None:
+    if few or low is None or high is None:
         return f"{subject} against {other}: too few test images to tell ({told})."
     if low > 0:
         return f"{subject} is better than {other} ({told})."
@@ -55,6 +58,7 @@ def performance(metrics: dict) -> list[str]:
     figure, counts = metrics["test"][metrics["model"]], metrics["counts"]
     out = []
     scarce = [f"{c} {n}" for c, n in counts["groups_per_class"].items() if n < 10]
+    few = min(counts["groups_per_class"].values()) < FEW
     if scarce:
         out.append(f"The test split is small: {', '.join(scarce)} independent patients; read the intervals first.")
     said = {
@@ -65,11 +69,11 @@ def performance(metrics: dict) -> list[str]:
     out.append(f"{said[ranks(figure['auroc'])]} (AUROC {span(figure['auroc'])}; chance is 0.50).")
     for name in metrics["baselines"]:
         if name not in ("majority", "corners") and (difference := metrics["differences"].get(f"model_minus_{name}")):
-            out.append(_comparison(difference, "The model", NAMES.get(name, name)))
+            out.append(_comparison(difference, "The model", NAMES.get(name, name), few))
     if "metadata" not in metrics["baselines"]:
         out.append("No metadata that may predict: whether age or sex alone would do as well is not answered.")
     if difference := metrics["differences"].get("tta_minus_plain"):
-        out.append(_comparison(difference, "Test-time augmentation", "plain prediction"))
+        out.append(_comparison(difference, "Test-time augmentation", "plain prediction", few))
     corner = (metrics["baselines"].get("corners") or {}).get("auroc") or {}
     if corner.get("low") is not None and corner["low"] > 0.5:
         out.append(
@@ -84,28 +88,32 @@ def performance(metrics: dict) -> list[str]:
     return out
 
 
-def leaks(splits: pd.DataFrame, catalog: pd.DataFrame | None = None) -> list[str]:
-    """A sentence for each way in which train or val share images or patients with test; none if clean."""
-    table = splits
+SHARED = {  # what train or val may share with test, and how it is called
+    "group": "groups of copies or patients",
+    "split_group": "groups of copies or patients",
+    "cluster": "clusters of copies that the audit found",
+    "picture": "pictures that are one picture when compared again",
+    "sha256": "byte-identical files",
+    "patient": "patients",
+}
+
+
+def leaks(splits: pd.DataFrame, catalog: pd.DataFrame | None = None, audit: dict[str, Any] | None = None) -> list[str]:
+    """A sentence for each way in which train or val share images or patients with test; none if clean.
+
+    The splits' own groups, the catalog's columns of SHARED, and the clusters of audit.json are each asked by themselves.
+    """
+    table = splits.rename(columns={"group": "split_group"})
     if catalog is not None:
-        extra = [c for c in ("group", "sha256", "pixels", "patient") if c in catalog.columns]
-        table = splits[["path", "split"]].merge(
-            catalog[["path", *extra]].drop_duplicates("path"), on="path", how="left"
-        )
-        if "group" in splits:
-            table["split_group"] = splits["group"].to_numpy()
-    said = {
-        "group": "groups of copies or patients",
-        "split_group": "groups of copies or patients",
-        "sha256": "byte-identical files",
-        "pixels": "pixel-identical images",
-        "patient": "patients",
-    }
+        known = catalog[["path", *(c for c in SHARED if c in catalog)]].drop_duplicates("path")
+        table = table.merge(known, on="path", how="left")
+    found = enumerate((audit or {}).get("clusters", []))
+    table["cluster"] = table["path"].map({path: i for i, cluster in found for path in cluster["paths"]})
     out = []
-    for column, name in said.items():
+    for column, name in SHARED.items():
         if column in table:
-            known = table[table[column].notna() & (table[column].astype(str) != "")]
-            sides = known.assign(test=known["split"] == "test").groupby(column)["test"].nunique()
+            held = table[table[column].notna() & (table[column].astype(str) != "")]
+            sides = (held["split"] == "test").groupby(held[column]).nunique()
             if (sides > 1).any():
                 out.append(
                     f"Leak: {int((sides > 1).sum())} {name} stand both in test and in train or val. "
@@ -114,17 +122,6 @@ def leaks(splits: pd.DataFrame, catalog: pd.DataFrame | None = None) -> list[str
     return list(dict.fromkeys(out))
 
 
-def shortcuts(audit: dict | None) -> list[str]:
-    """A sentence for each shortcut check of audit.json that found one: entries with a true `warning` or `found`."""
-    checks = (audit or {}).get("shortcuts") or {}
-    entries = checks.items() if isinstance(checks, dict) else enumerate(checks)
-    out = []
-    for name, entry in entries:
-        if isinstance(entry, str):
-            out.append(f"Shortcut: {entry}")
-        elif isinstance(entry, dict) and (entry.get("warning") or entry.get("found") or entry.get("flag")):
-            words = next(
-                (entry[k] for k in ("sentence", "message", "warning", "text") if isinstance(entry.get(k), str)), None
-            )
-            out.append(f"Shortcut: {words or f'{name} predicts the class (see audit.json)'}")
-    return out
+def shortcuts(audit: dict[str, Any] | None) -> list[str]:
+    """A sentence for each shortcut that audit.json warns of."""
+    return [f"Shortcut: {one['warning']}" for one in (audit or {}).get("shortcuts", []) if one["warning"]]

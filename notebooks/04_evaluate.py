@@ -50,7 +50,20 @@ import json
 import numpy as np
 import pandas as pd
 
-from bonelib import baselines, evaluation, explain, inputs, model, plots, predict, report, series, split, verdict
+from bonelib import (
+    baselines,
+    copies,
+    evaluation,
+    explain,
+    inputs,
+    model,
+    plots,
+    predict,
+    report,
+    series,
+    split,
+    verdict,
+)
 from bonelib.config import CLASSES, Config
 
 # %% [markdown]
@@ -72,11 +85,21 @@ print(f"data {cfg.data}, results in {cfg.root}")
 # ## The model and its images
 
 # %%
-table, findings, _, _ = series.audited(cfg)
+table, findings, thumbs, _ = series.audited(cfg)
 trainings = list(series.trainings(cfg))
 models = [series.trained(*training) for training in trainings]
 for (one, splits, _), (_, meta) in zip(trainings, models, strict=True):
     print(f"{one.run}: {meta['backbone']}, epoch {meta['epoch']}, {(splits['split'] == 'train').sum()} training images")
+
+# %% [markdown]
+# Before any figure: does a picture or a patient of the test split stand in train or val too? The audit has seen to that. Here
+# the pictures are compared once more, mirrored and rescaled copies included, as they are parted now.
+
+# %%
+readable = table[table["status"] == "ok"]
+seen = readable.assign(picture=copies.clusters(thumbs, readable, any_angle=False))
+leaks = list(dict.fromkeys(s for _, parts, _ in trainings for s in verdict.leaks(parts, seen, findings)))
+print("\n".join(leaks) or "none does")
 
 # %% [markdown]
 # ## Predictions, plain and with test-time augmentation
@@ -110,7 +133,7 @@ splits, pixels = trainings[0][1:]
 options = {"priors": split.priors(splits), "resamples": cfg.resamples, "seed": cfg.seed, "target": cfg.target}
 options |= {"cost": np.reshape(cfg.cost, (3, 3)) if cfg.cost else None, "prevalence": cfg.prevalence or None}
 metrics = evaluation.evaluate(predictions, simple, metadata, **options)
-metrics["test_reads"] = reads
+metrics |= {"test_reads": reads, "leaks": leaks}
 (cfg.root / "metrics.json").write_text(json.dumps(metrics, indent=2))
 learnt = {
     "temperature": metrics["calibration"]["plain"]["temperature"],

@@ -88,7 +88,7 @@ def test_checklist_says_what_is_not_answered(run):
     assert re.search(r"Explainability and its validation</td><td>not answered", page)
 
 
-@pytest.mark.parametrize("key", ["group", "sha256", "patient"])
+@pytest.mark.parametrize("key", ["group", "sha256", "patient", "picture"])
 def test_copies_across_the_split_are_called_a_leak(run, key):
     clean = report.write(run).read_text(encoding="utf-8")
     assert "Leak:" not in clean
@@ -104,15 +104,20 @@ def test_copies_across_the_split_are_called_a_leak(run, key):
     assert "Leak: 1 " in (run / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 
+def test_a_cluster_of_the_audit_on_two_sides_is_a_leak_whatever_the_groups_say(run):
+    splits = pd.read_csv(run / "splits.csv")
+    train, test = (splits.loc[splits["split"] == part, "path"].tolist() for part in ("train", "test"))
+    clusters = [{"paths": train[:2]}, {"paths": [train[3], test[0]]}, {"paths": test[1:3]}]
+    (run / "audit.json").write_text(json.dumps({"clusters": clusters}))
+    assert 'class="alarm">Leak: 1 clusters of copies' in report.write(run).read_text(encoding="utf-8")
+
+
 def test_shortcuts_of_the_audit_are_called_out(run):
-    found = {
-        "corner marks": {"found": True, "message": "the upper left corner tells the class"},
-        "format": {"found": False},
-    }
+    found = [{"name": "file format", "warning": "the format tells the class"}, {"name": "width", "warning": None}]
     (run / "audit.json").write_text(json.dumps({"flow": {"found": 3}, "shortcuts": found}))
     page = report.write(run).read_text(encoding="utf-8")
-    assert 'class="alarm">Shortcut: the upper left corner tells the class' in page
-    assert "Shortcut: format" not in page
+    assert 'class="alarm">Shortcut: the format tells the class' in page
+    assert page.count("Shortcut:") == 1
 
 
 @pytest.mark.parametrize(
@@ -121,7 +126,8 @@ def test_shortcuts_of_the_audit_are_called_out(run):
         (3.0, 0.0, (9, 60, 150), "The model is better than the intensity baseline"),
         (0.0, 2.0, (9, 60, 150), "The model is worse than the intensity baseline"),
         (1.5, None, (9, 60, 150), "not distinguishable from the intensity baseline"),
-        (1.0, 0.3, (9, 30, 12), "The model against the intensity baseline: too few test images to tell"),
+        (9.0, 0.0, (9, 30, 11), "The model against the intensity baseline: too few test images to tell"),
+        (2.0, 0.6, (9, 30, 22), "The model against the intensity baseline: too few test images to tell"),
         (0.0, 0.0, (9, 60, 150), "The model has learnt nothing"),
     ],
 )  # fmt: skip
