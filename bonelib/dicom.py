@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import secrets
 from io import BytesIO
 from pathlib import Path
@@ -11,7 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bonelib.images import MAX_PIXELS, ImageError
+from bonelib.images import MAX_PIXELS, ImageError, stretched
+
+DEFLATED = b"1.2.840.10008.1.2.1.99"  # the transfer syntax
 
 
 def is_dicom(data: bytes) -> bool:
@@ -24,9 +28,22 @@ def salt(folder: str | Path) -> bytes:
     path = Path(folder) / "patient-salt"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
-        path.write_bytes(secrets.token_bytes(32))
-    return path.read_bytes()
+        aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        aside.touch(mode=0o600)
+        aside.write_bytes(secrets.token_bytes(32))
+        with contextlib.suppress(FileExistsError):  # of two runs that begin at once, the first one's holds
+            os.link(aside, path)
+        aside.unlink()
+    held = path.read_bytes()
+    if len(held) != 32:
+        raise ValueError(f"{path} holds {len(held)} bytes, expected 32: delete it, and another is made")
+    return held
+
+
+def hashed(patient: str, salt: bytes) -> str:
+    """What stands for a patient in every table: 16 hexadecimal digits; empty without an id, or without a salt."""
+    name = patient.strip().encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(name, key=salt, digest_size=8).hexdigest() if name and salt else ""
 
 
 def decode(data: bytes, salt: bytes = b"") -> tuple[NDArray[np.uint8], dict[str, Any]]:
@@ -36,9 +53,11 @@ def decode(data: bytes, salt: bytes = b"") -> tuple[NDArray[np.uint8], dict[str,
     """
     try:
         from pydicom import dcmread
-        from pydicom.pixels import apply_modality_lut, apply_voi_lut
+        from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
     except ImportError as error:
         raise ImageError("is DICOM, and pydicom is not installed: pip install pydicom") from error
+    if DEFLATED in data[:4096] and len(data) > 2**20:  # it is inflated whole, to a thousand times its size
+        raise ImageError(f"is a deflated DICOM file of {len(data):,} bytes: export it uncompressed")
     try:
         held = dcmread(BytesIO(data))
         rows, columns, kind = int(held.Rows), int(held.Columns), str(held.PhotometricInterpretation)
@@ -57,15 +76,13 @@ def decode(data: bytes, salt: bytes = b"") -> tuple[NDArray[np.uint8], dict[str,
         else:
             shown = np.asarray(apply_voi_lut(apply_modality_lut(pixels, held), held), np.float32)
             grey = _without_padding(shown, pixels, held.get("PixelPaddingValue"))
+        out = stretched(grey.max() - grey if kind == "MONOCHROME1" else grey)
+        name = str(held.get("PatientID") or "")
     except ImageError:
         raise
     except Exception as error:  # pydicom raises most kinds of error on damaged data
-        raise ImageError(f"damaged DICOM: {str(error) or type(error).__name__}") from error
-    if kind == "MONOCHROME1":
-        grey = grey.max() - grey
-    low, high = float(grey.min()), float(grey.max())
-    out = ((grey - low) * (255 / max(high - low, 1e-6))).round().astype(np.uint8)
-    return out, {"width": columns, "height": rows, "format": "DICOM", "patient": _patient(held, salt)}
+        raise ImageError(f"damaged DICOM ({type(error).__name__})") from error  # its text may quote the header
+    return out, {"width": columns, "height": rows, "format": "DICOM", "patient": hashed(name, salt)}
 
 
 def _without_padding(shown: NDArray[Any], stored: NDArray[Any], padding: Any) -> NDArray[Any]:
@@ -74,8 +91,3 @@ def _without_padding(shown: NDArray[Any], stored: NDArray[Any], padding: Any) ->
     if outside.any() and not outside.all():
         shown[outside] = np.clip(shown[outside], shown[~outside].min(), shown[~outside].max())
     return shown
-
-
-def _patient(held: Any, salt: bytes) -> str:
-    name = str(held.get("PatientID") or "").strip()
-    return hashlib.blake2b(name.encode(), key=salt, digest_size=8).hexdigest() if name and salt else ""

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -16,19 +17,24 @@ import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 from tqdm.auto import tqdm
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 FACTS = {"width": 0, "height": 0, "format": "", "bytes": 0, "sha256": "", "status": "ok", "patient": ""}
 MAX_PIXELS = 89_000_000  # Pillow itself warns a little above
-VERSION = 2  # of the decoding: a change here makes every cache anew
+MAX_BYTES = 8 * MAX_PIXELS  # of a file: four channels of 16 bits, uncompressed
+VERSION = 3  # of the decoding: a change here makes every cache anew
 
 Grey = NDArray[np.uint8]
 
 
 class ImageError(ValueError):
     """A file that is no usable picture; the message is the reason, in words."""
+
+
+class CacheError(RuntimeError):
+    """Decoded pictures that cannot be kept; the message says where, how much is needed, and what to do."""
 
 
 def read(path: str | Path, at_least: int | None = None) -> Grey:
@@ -41,7 +47,7 @@ def read(path: str | Path, at_least: int | None = None) -> Grey:
 
 
 def decode(data: bytes, at_least: int | None = None, salt: bytes = b"") -> tuple[Grey, dict[str, Any]]:
-    """The picture in `data` as (H, W) uint8, and its `width`, `height` and `format` as stored; of DICOM also `patient`."""
+    """The picture in `data` as (H, W) uint8, and its `width` and `height` as shown, `format`, and of DICOM `patient`."""
     if data[128:132] == b"DICM":
         from bonelib import dicom  # it needs ImageError from here
 
@@ -51,20 +57,34 @@ def decode(data: bytes, at_least: int | None = None, salt: bytes = b"") -> tuple
         facts = {"width": picture.width, "height": picture.height, "format": picture.format}
         if picture.width * picture.height > MAX_PIXELS:
             raise ImageError(f"declares {picture.width}x{picture.height} pixels, more than {MAX_PIXELS:,}")
-        if getattr(picture, "n_frames", 1) > 1:
-            raise ImageError(f"holds {picture.n_frames} pictures, expected one")
+        if (frames := getattr(picture, "n_frames", 1)) > 1:
+            raise ImageError(f"holds {frames} pictures, expected one")
+        if picture.getexif().get(0x0112) in (5, 6, 7, 8):  # lies on its side
+            facts |= {"width": picture.height, "height": picture.width}
         if at_least and picture.format == "JPEG":
             shrink = at_least / max(picture.size)
             picture.draft("L", (math.ceil(picture.width * shrink), math.ceil(picture.height * shrink)))
-        return _grey(ImageOps.exif_transpose(picture)), facts
+        ImageOps.exif_transpose(picture, in_place=True)
+        return _grey(picture), facts
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
         raise ImageError(f"declares too many pixels ({error})") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise ImageError(f"holds no {', '.join(FORMATS)} or DICOM picture") from error
     except Exception as error:  # Pillow's decoders raise most kinds of error on damaged data
         raise ImageError(f"damaged: {str(error) or type(error).__name__}") from error
+
+
+def stretched(deep: NDArray[Any]) -> Grey:
+    """(H, W) uint8: any numbers, their own minimum black and their maximum white. ImageError if one is no number."""
+    low, high = float(deep.min()), float(deep.max())
+    if not math.isfinite(high - low):
+        raise ImageError(f"holds values that are no grey levels (from {low:g} to {high:g})")
+    grey = np.subtract(deep, low, dtype=np.float32)
+    grey *= 255 / max(high - low, 1e-6)
+    out: Grey = np.rint(grey, out=grey).astype(np.uint8)
+    return out
 
 
 def letterbox(grey: Grey, size: int) -> Grey:
@@ -73,7 +93,8 @@ def letterbox(grey: Grey, size: int) -> Grey:
     scale = size / max(height, width)
     h, w = max(1, round(height * scale)), max(1, round(width * scale))
     if (h, w) != grey.shape:
-        grey = cv2.resize(grey, (w, h), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        grey = np.asarray(cv2.resize(grey, (w, h), interpolation=way), np.uint8)
     out = np.zeros((size, size), np.uint8)
     top, left = (size - h) // 2, (size - w) // 2
     out[top : top + h, left : left + w] = grey
@@ -90,13 +111,21 @@ def cache(root: str | Path, paths: Sequence[str], size: int, folder: str | Path)
     key = [VERSION, size, str(root.resolve()), [(p, *_stamp(root / p)) for p in paths]]
     stem = folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:20]}-{size}"
     kept = _kept(stem, len(paths), size)
-    return kept if kept is not None else _fill(root, paths, size, stem)
+    try:
+        return kept if kept is not None else _fill(root, paths, size, stem)
+    except OSError as error:
+        raise CacheError(
+            f"{folder} could not take {len(paths):,} decoded pictures, {len(paths) * size**2 / 1e6:,.0f} MB ({error}). "
+            "Make room there, or name another folder (BONELIB_CACHE=path)"
+        ) from error
 
 
 def _kept(stem: Path, n: int, size: int) -> tuple[NDArray[Any], pd.DataFrame] | None:
     """The cache that an earlier run left, or None if it is absent or torn."""
     try:
         pixels = np.load(f"{stem}.npy", mmap_mode="r")
+        if not Path(f"{stem}.csv").read_bytes().endswith(b"\n"):
+            return None  # cut short: the last row may still look whole
         facts = pd.read_csv(f"{stem}.csv", dtype={k: str for k, v in FACTS.items() if v != 0}, keep_default_na=False)
     except (OSError, ValueError, EOFError):
         return None
@@ -109,7 +138,7 @@ def _fill(root: Path, paths: Sequence[str], size: int, stem: Path) -> tuple[NDAr
     stem.parent.mkdir(parents=True, exist_ok=True)
     salt = dicom.salt(stem.parent)
     torn = Path(f"{stem}.{os.getpid()}.tmp")
-    pixels = np.lib.format.open_memmap(torn, mode="w+", dtype=np.uint8, shape=(len(paths), size, size))
+    table = Path(f"{torn}.csv")
 
     def one(i: int) -> dict[str, Any]:
         grey, facts = _probe(root / paths[i], size, salt)
@@ -118,15 +147,20 @@ def _fill(root: Path, paths: Sequence[str], size: int, stem: Path) -> tuple[NDAr
         return facts
 
     try:
+        pixels = np.lib.format.open_memmap(torn, mode="w+", dtype=np.uint8, shape=(len(paths), size, size))
+        if hasattr(os, "posix_fallocate"):  # a full disk is an error here, but would kill who writes to the map
+            with torn.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, torn.stat().st_size)
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow, OpenCV and hashlib let go of the interpreter
             rows = list(tqdm(pool.map(one, range(len(paths))), "decode", len(paths), unit="img", leave=False))
         pixels.flush()
         facts = pd.DataFrame(rows, columns=list(FACTS))
-        facts.to_csv(f"{torn}.csv", index=False)
-        Path(f"{torn}.csv").replace(f"{stem}.csv")
+        facts.to_csv(table, index=False)
+        table.replace(f"{stem}.csv")
         torn.replace(f"{stem}.npy")
     finally:
         torn.unlink(missing_ok=True)
+        table.unlink(missing_ok=True)
     return np.load(f"{stem}.npy", mmap_mode="r"), facts
 
 
@@ -143,9 +177,15 @@ def _probe(path: Path, size: int, salt: bytes) -> tuple[Grey | None, dict[str, A
 
 def _bytes(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        held = path.stat()
+        fits = stat.S_ISREG(held.st_mode) and held.st_size <= MAX_BYTES  # a pipe would be waited for for ever
+        data = path.read_bytes() if fits else None
     except OSError as error:
         raise ImageError(f"cannot be opened ({error.strerror})") from error
+    except ValueError as error:
+        raise ImageError(f"has a name that no file can have ({error})") from error
+    if data is None:
+        raise ImageError(f"is no file of at most {MAX_BYTES:,} bytes")
     if not data:
         raise ImageError("empty (0 bytes)")
     return data
@@ -153,19 +193,17 @@ def _bytes(path: Path) -> bytes:
 
 def _stamp(path: Path) -> tuple[int, int]:
     try:
-        stat = path.stat()
-    except OSError:
+        held = path.stat()
+    except (OSError, ValueError):
         return (-1, -1)
-    return (stat.st_size, stat.st_mtime_ns)
+    return (held.st_size, held.st_mtime_ns)
 
 
 def _grey(picture: Image.Image) -> Grey:
     """Any mode as uint8; more than 8 bits are stretched from their own minimum and maximum."""
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        deep = np.asarray(picture, np.float32)
-        low, high = float(deep.min()), float(deep.max())
-        return ((deep - low) * (255 / max(high - low, 1e-6))).round().astype(np.uint8)
+        return stretched(np.asarray(picture, np.float32))
     if picture.mode in ("LA", "PA", "RGBA", "P"):  # what is transparent shows black
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, (0, 0, 0, 255)), picture)
+        picture = picture if picture.mode == "RGBA" else picture.convert("RGBA")
+        picture = ImageChops.multiply(picture.convert("L"), picture.getchannel("A"))
     return np.array(picture.convert("L"))
