@@ -6,6 +6,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 BINS = 10
+FEWEST = 10  # answered validation images from which their accuracy may set a threshold
 
 
 def bins(p: np.ndarray, count: int = BINS) -> np.ndarray:
@@ -47,6 +48,14 @@ def reweight(probs, old, new) -> np.ndarray:
     """Posteriors under new class priors instead of the old ones they were learnt with (Bayes' rule): (N, 3)."""
     shifted = np.asarray(probs, float) * (np.asarray(new, float) / np.asarray(old, float))
     return shifted / shifted.sum(1, keepdims=True)
+
+
+def calibrated(probs, temperature: float, priors=None) -> np.ndarray:
+    """Probabilities (N, 3) that may be taken as stated: the class shares of training undone, then the temperature.
+
+    priors: (shares that training drew, shares of the data), undone if given.
+    """
+    return apply_temperature(probs if priors is None else reweight(probs, *priors), temperature)
 
 
 def reliability(p, hit, groups=None, count: int = BINS) -> list[dict]:
@@ -121,7 +130,8 @@ def coverage_risk(y, probs) -> dict[str, list[float]]:
 
 
 def choose_threshold(y, probs, target: float) -> float | None:
-    """Lowest confidence on validation from which the answered reach the target accuracy; None if none does."""
+    """Lowest confidence on validation from which FEWEST or more are answered at the target accuracy; None if none does."""
     curve = coverage_risk(y, probs)
-    reached = [t for t, r in zip(curve["threshold"], curve["risk"], strict=True) if 1 - r >= target - 1e-12]
+    steps = zip(curve["threshold"], curve["risk"], curve["coverage"], strict=True)
+    reached = [t for t, r, c in steps if 1 - r >= target - 1e-12 and c * len(y) >= FEWEST - 1e-9]
     return min(reached) if reached else None

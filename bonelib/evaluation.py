@@ -45,7 +45,7 @@ def _calibration(val: pd.DataFrame, test: pd.DataFrame, priors) -> tuple[dict, n
     before, y, groups = _probs(test), _y(test), test["group"]
     undone = [calibrate.reweight(_probs(rows), *priors) if priors is not None else _probs(rows) for rows in (val, test)]
     temperature = calibrate.fit_temperature(undone[0], _y(val))
-    after = [calibrate.apply_temperature(p, temperature) for p in undone]
+    after = [calibrate.calibrated(_probs(rows), temperature, priors) for rows in (val, test)]
 
     def stage(probs):
         top, hit = probs.max(1), probs.argmax(1) == y
@@ -62,6 +62,16 @@ def _calibration(val: pd.DataFrame, test: pd.DataFrame, priors) -> tuple[dict, n
     if priors is not None:
         block["priors"] = {"learnt_with": list(map(float, priors[0])), "of_the_data": list(map(float, priors[1]))}
     return block, *after
+
+
+def learnt(predictions: pd.DataFrame, priors, target: float) -> dict[str, float | None]:
+    """What prediction takes from plain val rows, as `evaluate` does: `temperature` and `threshold` (None: none reaches target)."""
+    val = _part(predictions, "plain", "val")
+    block, probs, _ = _calibration(val, val, priors)
+    return {
+        "temperature": block["temperature"],
+        "threshold": calibrate.choose_threshold(_y(val), probs, target),
+    }
 
 
 def _kept(test: pd.DataFrame, probs: np.ndarray, threshold: float | None, chosen: np.ndarray) -> dict:

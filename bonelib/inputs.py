@@ -13,9 +13,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 from sklearn.covariance import LedoitWolf
 from sklearn.model_selection import KFold
+
+from bonelib import images
 
 COLOURED = 0.25  # share of clearly coloured pixels from which a picture is a colour photo
 MARGIN = 1.5  # how much farther than the 99th percentile of unseen training pictures is too far
@@ -91,16 +94,28 @@ def _blank(picture: np.ndarray) -> str:
 
 
 def coloured(path: str | Path) -> float:
-    """Share of clearly coloured pixels in a file, 0..1; an overlay colours a few, a photograph most."""
-    with Image.open(path) as picture:
-        if picture.mode in ("1", "L", "LA", "I", "F") or picture.mode.startswith("I;16"):
-            return 0.0
-        small = picture.convert("RGB").resize((64, 64), Image.Resampling.BOX)
+    """Share of clearly coloured pixels in a readable file, 0..1; an overlay colours a few, a photograph most."""
+    try:
+        with Image.open(path, formats=images.FORMATS) as picture:
+            if picture.mode in ("1", "L", "LA", "I", "F") or picture.mode.startswith("I;16"):
+                return 0.0
+            picture.draft("RGB", (64, 64))  # a JPEG is decoded at an eighth
+            small = picture.convert("RGB").resize((64, 64), Image.Resampling.BOX)
+    except UnidentifiedImageError:  # DICOM, which is grey here
+        return 0.0
     rgb = np.asarray(small, np.int16)
     return float((rgb.max(2) - rgb.min(2) > 24).mean())
 
 
 def refuse_file(path: str | Path) -> str:
-    """The reason to refuse a file for its colour, or an empty text."""
+    """The reason to refuse a readable file for its colour, or an empty text."""
     share = coloured(path)
     return f"a colour photo: {share:.0%} of it is coloured, expected under {COLOURED:.0%}" if share > COLOURED else ""
+
+
+def read(path: str | Path, size: int) -> tuple[NDArray[np.uint8] | None, str]:
+    """A file as the model sees it, (size, size) uint8 or None if it cannot be read, and the reason to refuse it, if any."""
+    try:
+        return images.letterbox(images.read(path, size), size), refuse_file(path)
+    except images.ImageError as error:
+        return None, f"unreadable: {error}"

@@ -15,7 +15,7 @@ from accelerate import PartialState
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from bonelib import audit, catalog, images, model, split, train
+from bonelib import archive, audit, catalog, evaluation, images, inputs, model, predict, split, train
 from bonelib.config import Config
 from bonelib.resume import ResumeError
 
@@ -93,6 +93,36 @@ def trained(cfg: Config, splits: pd.DataFrame, pixels: NDArray[Any]) -> tuple[mo
             "training and test images. Restore the data and settings, or choose another run folder and train again"
         )
     return net.to(model.device()), meta
+
+
+def amend(trainings: Sequence[Training], **learnt: float | None) -> None:
+    """Leave in each model's config.json what validation taught, its training's class shares, and what its images are like."""
+    for one, splits, pixels in trainings:
+        gauge = inputs.fit(pixels[np.flatnonzero(splits["split"] == "train")])
+        model.amend(one.root / "model", **learnt, priors=[p.tolist() for p in split.priors(splits)], inputs=gauge)
+
+
+def calibrated(cfg: Config) -> list[predict.Model]:
+    """The run's models, ready to answer; where missing, trained as 03_train does and calibrated as 04_evaluate does."""
+    metas = [json.loads((folder / "config.json").read_text()) for folder in predict.folders(cfg.root)]
+    if not metas or not all("threshold" in meta for meta in metas):
+        made = list(trainings(cfg))
+        nets = [trained(*one)[0] for one in made]
+        parts = [
+            predict.held_out(net, *one[1:], one[0], ["val"], ["plain"]) for net, one in zip(nets, made, strict=True)
+        ]
+        if PartialState().is_main_process:
+            amend(made, **evaluation.learnt(pooled(cfg, parts, made), split.priors(made[0][1]), cfg.target))
+        PartialState().wait_for_everyone()
+    return predict.load(cfg.root)
+
+
+def unseen(cfg: Config) -> tuple[Path, list[str]]:
+    """A folder and the paths in it of the pictures that `cfg.images` means; where it is empty, those of the test split."""
+    if cfg.images:
+        return archive.files(cfg.images)
+    splits = next(trainings(cfg))[1]
+    return audited(cfg)[3], splits.loc[splits["split"] == "test", "path"].tolist()
 
 
 def pooled(cfg: Config, tables: Sequence[pd.DataFrame], trainings: Sequence[Training]) -> pd.DataFrame:

@@ -28,6 +28,24 @@ def cfg(tiny: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
+def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """Settings of a run that holds a trained and calibrated model; for tests that leave it as it is."""
+    from bonelib import series
+
+    base = tmp_path_factory.getbasetemp()
+    out = Config.load(
+        {},
+        data=str(tiny),
+        run=str(base / "trained"),
+        cache=str(base / "cache"),
+        smoke=True,
+        backbone="test_efficientnet",
+    )
+    series.calibrated(out)
+    return out
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """Real images and weights beside the checkout, which the project never needs."""
     if not SHARED.is_dir():

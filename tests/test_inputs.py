@@ -51,3 +51,25 @@ def test_too_few_training_pictures_make_no_gauge_and_only_blank_pictures_are_ref
     assert inputs.fit(pixels[: inputs.FEWEST])["limit"] > 0
     noise = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
     assert [why[:5] for why in inputs.refuse(np.stack([noise, np.full_like(noise, 90)]), {})] == ["", "blank"]
+
+
+def test_files_are_read_as_the_cache_reads_them_or_set_aside_with_the_reason(tiny, tmp_path):
+    path = next(tiny.rglob("*.jpg"))
+    cached = images.cache(path.parent, [path.name], 64, tmp_path)[0][0]
+    picture, why = inputs.read(path, 64)
+    assert np.array_equal(picture, cached) and why == ""
+    (tmp_path / "text.png").write_text("no picture")
+    assert inputs.read(tmp_path / "text.png", 64) == (
+        None,
+        "unreadable: holds no PNG, JPEG, TIFF, BMP or DICOM picture",
+    )
+    assert inputs.read(tmp_path / "none.png", 64)[1].startswith("unreadable: cannot be opened")
+
+
+def test_dicom_is_read_and_never_a_colour_photo(tmp_path):
+    pytest.importorskip("pydicom", reason="needs the optional pydicom")
+    from tests.test_dicom import RAMP, made
+
+    (tmp_path / "scan").write_bytes(made(RAMP))
+    picture, why = inputs.read(tmp_path / "scan", 64)
+    assert picture.shape == (64, 64) and why == ""
