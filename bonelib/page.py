@@ -18,7 +18,7 @@ body{font:16px/1.5 system-ui,sans-serif;color:#222;max-width:50rem;margin:0 auto
 h1{font-size:1.5rem;line-height:1.25}
 h2{font-size:1.2rem;margin-top:2.2rem;border-bottom:1px solid #ccc}h3{font-size:1rem}
 img{display:block;max-width:100%;height:auto;margin:.8rem 0}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.82rem;min-width:60%}
+.wide{overflow-x:auto;margin:.6rem 0}table{border-collapse:collapse;font-size:.82rem;min-width:60%}
 th,td{text-align:left;padding:.25rem .6rem .25rem 0;border-bottom:1px solid #ddd;vertical-align:top}
 .long{overflow-wrap:anywhere}
 @media(max-width:480px){th,td{padding-right:.4rem}th{font-size:.76rem}}
@@ -26,8 +26,10 @@ td small{display:block;color:#555;white-space:nowrap;font-size:.72rem}
 .alarm,.verdict,.absent{padding:.5rem .9rem;border-left:5px solid;margin:.5rem 0}
 .alarm{border-color:#DC267F;background:#fdeef5}.verdict{border-color:#648FFF;background:#f1f5ff}
 .absent{border-color:#bbb;background:#f6f6f6;color:#444}
-@media print{body{max-width:none;font-size:10pt}h2,h3{break-after:avoid}img,tr,.alarm,.verdict{break-inside:avoid}
-img{max-height:20cm}.wide{overflow:visible}}
+@media print{body{max-width:none;font-size:10pt;padding:0}h1,h2,h3{break-after:avoid}h2{margin-top:1.4rem}
+img,tr,p{break-inside:avoid}p,thead,tbody tr:nth-child(-n+3){break-after:avoid}
+tbody tr:nth-last-child(-n+2){break-before:avoid}img{max-width:12.5cm;max-height:17cm}.wide{overflow:visible}
+td small{display:inline;padding-left:.4rem}}
 """
 LABELS = {"auroc": "AUROC", "ece": "ECE", "ppv": "PPV", "npv": "NPV", "macro_f1": "macro-F1",
           "weighted_f1": "weighted F1", "class_auroc": "AUROC", "tta": "with TTA", "brier": "Brier score"}  # fmt: skip
@@ -54,7 +56,8 @@ def cell(value: Any) -> str:
 
 def table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
     """An HTML table whose every cell is escaped; wide ones scroll by themselves."""
-    top = "".join(f"<th>{cell(h)}</th>" for h in head)
+    head = list(head)
+    top = "".join(f"<th>{cell(h)}</th>" for h in head) if any(head) else ""
     body = "".join("<tr>" + "".join(f"<td>{cell(c)}</td>" for c in row) + "</tr>" for row in rows)
     return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
@@ -107,5 +110,7 @@ def short(value: Any) -> Any:
         return "none"
     if not isinstance(value, (list, dict)):
         return value
-    text = ", ".join(map(str, value) if isinstance(value, list) else (f"{k} {v}" for k, v in value.items()))
+    pairs = enumerate(value) if isinstance(value, list) else value.items()
+    parts = [(k, f"{v:.3g}" if isinstance(v, float) else short(v)) for k, v in pairs]
+    text = ", ".join(f"{v}" if isinstance(value, list) else f"{k} {v}" for k, v in parts)
     return text if len(text) <= 160 else text[:157] + "…"

@@ -14,15 +14,15 @@ from bonelib.config import CLASSES
 from bonelib.page import absent, paragraph, table
 
 FIGURES = {
-    "data": ("class_counts", "counts", "samples", "balance", "audit", "copies"),
+    "data": ("flow", "classes", "pictures", "copies", "shortcuts", "splits", "balance"),
     "figures": ("confusion", "roc"),
-    "baselines": ("comparison", "baselines"),
-    "calibration": ("reliability", "calibration"),
+    "baselines": ("comparison",),
+    "calibration": ("reliability",),
     "selective": ("coverage",),
-    "failures": ("gallery", "failures", "errors"),
-    "explanations": ("explain", "heat", "gradcam", "deletion"),
-    "training": ("history", "augment"),
-}  # section: what the names of its figure files begin with
+    "failures": ("gallery",),
+    "explanations": ("heat",),
+    "training": ("steps", "augmentation", "views", "batch", "rates", "history"),
+}  # section: what the names of its figure files begin with, in the order in which they are shown
 TABLES = ("catalog.csv", "splits.csv", "predictions.csv", "history.csv")
 RECORDS = ("audit.json", "metrics.json", "explain.json", "config.json")
 
@@ -37,11 +37,12 @@ def read(run: Path) -> dict[str, Any]:
     leaks = verdict.leaks(held["splits"], held["catalog"], held["audit"]) if held["splits"] is not None else []
     leaks = list(dict.fromkeys([*leaks, *(held["metrics"] or {}).get("leaks", [])]))
     seen = [s for s in (held["explain"] or {}).get("verdict", []) if s.startswith("Shortcut")]
-    return held | {"leaks": leaks, "alarms": [*leaks, *verdict.shortcuts(held["audit"]), *seen]}
+    said = [*leaks, *verdict.shortcuts(held["audit"]), *seen, *(held["metrics"] or {}).get("verdict", [])]
+    return held | {"leaks": leaks, "verdict": sorted(said, key=lambda s: not s.startswith(verdict.ALARMS))}
 
 
-def _drawn(held: dict, section: str) -> str:
-    return page.pictures(p for p in held["figures"] if p.stem.startswith(FIGURES[section]))
+def _drawn(held: dict[str, Any], section: str) -> str:
+    return page.pictures(p for name in FIGURES[section] for p in held["figures"] if p.stem.startswith(name))
 
 
 def _data(held: dict) -> str:
@@ -107,6 +108,8 @@ def _calibration(held: dict) -> str:
     told += ", after the class shares that training drew were undone." if block.get("priors") else "."
     if not 0.06 < block["temperature"] < 19:
         told += " It lies at the end of its range: too few validation images, or a model that knows nothing."
+    if stages[1]["log_loss"] > stages[0]["log_loss"]:
+        told += " On the test split it made the probabilities worse."
     return paragraph(told) + table(("", "before", "after"), rows) + _drawn(held, "calibration")
 
 
@@ -123,6 +126,11 @@ def _selective(held: dict) -> str:
         (c, *(part.get(k) for k in ("threshold", "answered", "accuracy"))) for c, part in block["per_class"].items()
     ]
     head = (f"calls, for a PPV of {block['target_accuracy']:.0%}", "from probability", "answered", "PPV on test")
+    gauge = (held["model"] or {}).get("inputs")
+    told += " Asked about other images, the model refuses blank ones" + (
+        f", colour photos, and what lies farther than {gauge['limit']:.1f} from its training images (module inputs)."
+        if gauge else " only: too few training images to say what is like them."
+    )  # fmt: skip
     return paragraph(told) + table(head, rows) + _drawn(held, "selective")
 
 
@@ -137,13 +145,15 @@ def _subgroups(held: dict) -> str:
 def _failures(held: dict) -> str:
     if held["predictions"] is None:
         return absent("no predictions.csv in this run")
-    out, head = _drawn(held, "failures"), ("image", "true, called", "probabilities")
+    out, head = "", ("image", "true, called", "probabilities")
     for title, rows in evaluation.failures(held["predictions"]).items():
         probs = rows[["p_" + c.lower() for c in CLASSES]].to_numpy()
         said = [" / ".join(f"{v:.0%}" for v in p) for p in probs]  # in class order
         calls = rows["label"] + ", called " + rows["called"]
         cells = zip(rows["path"], calls, said, strict=True)
-        out += f"<h3>{escape(title.capitalize())}</h3>" + (table(head, cells) if len(rows) else paragraph("None."))
+        shown = page.pictures(p for p in held["figures"] if p.stem == f"gallery_{title.replace(' ', '_')}")
+        out += shown or f"<h3>{escape(title.capitalize())}</h3>"
+        out += table(head, cells) if len(rows) else paragraph("None.")
     return out
 
 
@@ -166,19 +176,24 @@ def _explanations(held: dict) -> str:
     return told + table(("region, by stated rules", "share of heat", "share of area"), rows) + out
 
 
-def _settings(held: dict) -> str:
-    known = [held[k] for k in ("config", "model") if held[k]]
+def _settings(held: dict[str, Any]) -> str:
+    known = [{k: v for k, v in held[name].items() if k != "inputs"} for name in ("config", "model") if held[name]]
     return "".join(map(page.tree, known)) or absent("no config.json and no model/config.json in this run")
 
 
+def _use(held: dict[str, Any]) -> str:
+    return "".join(map(paragraph, card.LIMITS))
+
+
+def _checklist(held: dict[str, Any]) -> str:
+    head = ("CLAIM", "TRIPOD+AI", "topic", "answered in")
+    return paragraph(card.SOURCES) + table(head, card.checklist(held))
+
+
 SECTIONS = {
-    "data": ("The data", _data), "figures": ("Figures on the test split", _figures),
-    "baselines": ("Beside simpler answers", _baselines), "calibration": ("Are the probabilities true?", _calibration),
-    "selective": ("Answering only when sure", _selective), "subgroups": ("Subgroups", _subgroups),
-    "failures": ("Failures", _failures), "explanations": ("What the model looks at", _explanations),
-    "training": ("Training", _training), "use": ("Intended use and limits", lambda _: "".join(map(paragraph, card.LIMITS))),
-    "settings": ("Settings and versions", _settings),
-    "checklist": ("Reporting checklist (CLAIM 2024, TRIPOD+AI)", lambda h: table(("topic", "answered"), card.checklist(h))),
+    "data": _data, "figures": _figures, "baselines": _baselines, "calibration": _calibration, "selective": _selective,
+    "subgroups": _subgroups, "failures": _failures, "explanations": _explanations, "training": _training, "use": _use,
+    "settings": _settings, "checklist": _checklist,
 }  # fmt: skip
 MEASURED = ("figures", "baselines", "calibration", "selective", "subgroups")  # sections that metrics.json feeds
 
@@ -187,18 +202,16 @@ def write(run: Path | str) -> Path:
     """Write report.html and MODEL_CARD.md into the run folder from what lies there; the path of the report."""
     run = Path(run)
     held = read(run)
-    said = [*held["alarms"], *(held["metrics"] or {}).get("verdict", [])]
-    body = "".join(paragraph(s, "alarm" if s.startswith(verdict.ALARMS) else "verdict") for s in said)
+    body = "".join(paragraph(s, "alarm" if s.startswith(verdict.ALARMS) else "verdict") for s in held["verdict"])
     if held["metrics"] is None:
         body += absent("no metrics.json in this run, so there is no verdict; run 04_evaluate")
     elif reads := held["metrics"].get("test_reads"):
         more = ": each model that was judged here makes the best of them look a little too good" if reads > 1 else ""
         body += paragraph(f"Test split read {reads} time{'s' * (reads != 1)}{more}.")
-    for key, (title, section) in SECTIONS.items():
+    for key, section in SECTIONS.items():
         there = held["metrics"] is not None or key not in MEASURED
-        body += (
-            f'<h2 id="{key}">{escape(title)}</h2>{section(held) if there else absent("no metrics.json in this run")}'
-        )
+        body += f'<h2 id="{key}">{card.TITLES[key]}</h2>'
+        body += section(held) if there else absent("no metrics.json in this run")
     known = tuple(name for names in FIGURES.values() for name in names)
     if left := [p for p in held["figures"] if not p.stem.startswith(known)]:
         body += f"<h2>More figures</h2>{page.pictures(left)}"

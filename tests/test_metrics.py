@@ -196,7 +196,14 @@ def test_threshold_from_validation_reaches_its_target_there():
     kept = probs.max(1) >= threshold
     assert 0.1 < kept.mean() < 1
     assert (probs.argmax(1) == y)[kept].mean() >= 0.9
-    assert calibrate.choose_threshold([0, 0], np.eye(3)[[1, 1]], 0.9) is None
+    assert calibrate.choose_threshold([0] * 20, np.eye(3)[[1] * 20], 0.9) is None
+
+
+def test_a_few_lucky_validation_images_set_no_threshold():
+    sure, unsure = [0.98, 0.01, 0.01], [0.4, 0.3, 0.3]
+    y = [0] * 9 + [1] * 20  # the surest nine are right, the rest wrong
+    assert calibrate.choose_threshold(y, [sure] * 9 + [unsure] * 20, 0.9) is None
+    assert calibrate.choose_threshold([0, *y], [sure] * 10 + [unsure] * 20, 0.9) == 0.98
 
 
 def test_evaluation_never_reads_training_rows():

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from bonelib import evaluation, metrics, report, verdict
+from bonelib import card, evaluation, metrics, page, report, verdict
 from bonelib.config import CLASSES
 from tests.test_metrics import predictions
 
@@ -43,28 +43,28 @@ def run(tmp_path):
 
 
 def test_report_stands_alone_in_one_file(run):
-    page = report.write(run).read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") == 1
-    assert not re.search(r'(?:src|href)="(?!data:|#)', page)
-    assert "width=device-width" in page
-    assert "@media print" in page
+    html = report.write(run).read_text(encoding="utf-8")
+    assert html.count("data:image/png;base64,") == 1
+    assert not re.search(r'(?:src|href)="(?!data:|#)', html)
+    assert "width=device-width" in html
+    assert "@media print" in html
 
 
 def test_report_shows_every_figure_with_its_interval(run):
-    page = report.write(run).read_text(encoding="utf-8")
+    html = report.write(run).read_text(encoding="utf-8")
     m = json.loads((run / "metrics.json").read_text())
     for name in metrics.SCALARS:
         first, _, rest = verdict.span(m["test"]["plain"][name]).partition(" (")
-        assert f"<td>{first}<small>{rest.rstrip(')')}</small></td>" in page, name
-    assert "Test split read 3 times" in page
+        assert f"<td>{first}<small>{rest.rstrip(')')}</small></td>" in html, name
+    assert "Test split read 3 times" in html
     for sentence in m["verdict"]:
-        assert sentence.split(" (")[0] in page
+        assert sentence.split(" (")[0] in html
 
 
 def test_file_names_cannot_break_the_page_or_the_card(run):
-    page = report.write(run).read_text(encoding="utf-8")
-    assert "<script" not in page
-    assert "&lt;script&gt;alert" in page  # the most confident error is shown
+    html = report.write(run).read_text(encoding="utf-8")
+    assert "<script" not in html
+    assert "&lt;script&gt;alert" in html  # the most confident error is shown
     audit = {"clusters": [{"paths": [EVIL]}], EVIL: {EVIL: EVIL}}
     (run / "audit.json").write_text(json.dumps(audit))
     (run / "model" / "config.json").write_text(json.dumps({EVIL: EVIL}))
@@ -73,19 +73,31 @@ def test_file_names_cannot_break_the_page_or_the_card(run):
 
 
 def test_absent_artifacts_are_named_and_nothing_is_invented(tmp_path):
-    page = report.write(tmp_path).read_text(encoding="utf-8")
+    html = report.write(tmp_path).read_text(encoding="utf-8")
     for name in ("catalog.csv", "audit.json", "metrics.json", "predictions.csv", "history.csv", "model/config.json"):
-        assert name in page
-    assert "better than" not in page
+        assert name in html
+    assert "better than" not in html
     card = (tmp_path / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "No metrics in this run" in card
 
 
 def test_checklist_says_what_is_not_answered(run):
-    page = report.write(run).read_text(encoding="utf-8")
-    assert re.search(r"External validation</td><td>not answered", page)
-    assert re.search(r"Performance with intervals</td><td>section", page)
-    assert re.search(r"Explainability and its validation</td><td>not answered", page)
+    html = report.write(run).read_text(encoding="utf-8")
+    assert re.search(r"33</td><td></td><td>Testing on external data</td><td>not answered", html)
+    assert re.search(r"Performance on internal data, with intervals</td><td>«Figures on the test split»", html)
+    assert re.search(r"Explanations, and how they were validated</td><td>not answered", html)
+    (run / "metrics.json").unlink()
+    assert re.search(
+        r"Performance on internal data, with intervals</td><td>not answered", report.write(run).read_text()
+    )
+
+
+def test_every_item_of_both_checklists_stands_in_the_table_and_every_section_named_exists():
+    claim, tripod = ({x for row in card.ITEMS if row[k] for x in row[k].split(", ")} for k in (0, 1))
+    assert claim == {str(n) for n in range(1, 45)}
+    parts = {3: 3, 5: 2, 6: 3, 8: 3, 9: 3, 12: 7, 18: 6, 20: 3, 23: 2, 27: 3}  # items with parts, a to c say
+    assert tripod == {f"{n}{letter}" for n in range(1, 28) for letter in ("abcdefg"[: parts.get(n, 0)] or [""])}
+    assert {row[3] for row in card.ITEMS} - {""} <= set(report.SECTIONS) == set(card.TITLES)
 
 
 @pytest.mark.parametrize("key", ["group", "sha256", "patient", "picture"])
@@ -98,9 +110,9 @@ def test_copies_across_the_split_are_called_a_leak(run, key):
     catalog["patient"] = ""
     catalog.loc[ends, key] = "the same"
     catalog.to_csv(run / "catalog.csv", index=False)
-    page = report.write(run).read_text(encoding="utf-8")
-    assert 'class="alarm">Leak: 1 ' in page
-    assert "stands on two sides" not in page
+    html = report.write(run).read_text(encoding="utf-8")
+    assert 'class="alarm">Leak: 1 ' in html
+    assert "stands on two sides" not in html
     assert "Leak: 1 " in (run / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 
@@ -115,9 +127,9 @@ def test_a_cluster_of_the_audit_on_two_sides_is_a_leak_whatever_the_groups_say(r
 def test_shortcuts_of_the_audit_are_called_out(run):
     found = [{"name": "file format", "warning": "the format tells the class"}, {"name": "width", "warning": None}]
     (run / "audit.json").write_text(json.dumps({"flow": {"found": 3}, "shortcuts": found}))
-    page = report.write(run).read_text(encoding="utf-8")
-    assert 'class="alarm">Shortcut: the format tells the class' in page
-    assert page.count("Shortcut:") == 1
+    html = report.write(run).read_text(encoding="utf-8")
+    assert 'class="alarm">Shortcut: the format tells the class' in html
+    assert html.count("Shortcut:") == 1
 
 
 @pytest.mark.parametrize(
@@ -137,6 +149,30 @@ def test_verdict_follows_the_paired_interval(skill, other, sizes, words):
     other = rows if other is None else baseline(table, other)
     said = evaluation.evaluate(table, other, resamples=200)["verdict"]
     assert any(words in s for s in said), said
+
+
+def test_settings_of_any_shape_are_shown_in_short():
+    held = {
+        "priors": [[1 / 3, 0.25], [1.0]],
+        "args": {"pad": "same", "p": 0.123456},
+        "views": [],
+        "long": ["x" * 9] * 30,
+    }
+    shown = page.tree(held)
+    assert "<td>priors</td><td>0.333, 0.25, 1</td>" in shown
+    assert "<td>p</td><td>0.123</td>" in shown
+    assert "<td>views</td><td>none</td>" in shown
+    assert "…" in shown and "<th>" not in shown
+
+
+def test_alarms_stand_before_all_else(run):
+    m = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(
+        json.dumps(m | {"verdict": ["fine", "Shortcut: x", "good"], "leaks": ["Leak: y"]})
+    )
+    said = re.findall(r'<p class="(?:alarm|verdict)">(.*?)</p>', report.write(run).read_text(encoding="utf-8"))
+    assert said == ["Leak: y", "Shortcut: x", "fine", "good"]
+    assert "- Leak: y\n- Shortcut: x\n- fine" in (run / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 
 def test_a_small_split_and_a_suspicious_score_are_said():
