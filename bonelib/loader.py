@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from bonelib import augment
 from bonelib.config import Config
 
 Key = tuple[int, int, int]  # row of the pictures, epoch, how manyeth time the epoch draws it
@@ -51,11 +53,22 @@ class Augmented(Dataset[Any]):
         self.pixels, self.labels, self.policy, self.seed = pixels, labels, policy, seed
 
     def __getitems__(self, keys: Sequence[Key]) -> tuple[torch.Tensor, torch.Tensor]:
-        out = np.empty((len(keys), 1, *self.pixels.shape[1:]), np.uint8)
-        for slot, (row, epoch, nth) in zip(out, keys, strict=True):
-            self.policy.set_random_seed(seed_of(self.seed, epoch, row, nth))
-            slot[0] = self.policy(image=np.array(self.pixels[row]))["image"]
-        return torch.from_numpy(out), torch.from_numpy(self.labels[[k[0] for k in keys]])
+        rows = [row for row, _, _ in keys]
+        batch = _read(self.pixels, rows)
+        for picture, (row, epoch, nth) in zip(batch, keys, strict=True):
+            augment.seed(self.policy, self.seed, epoch, row, nth)
+            picture[:] = self.policy(image=picture)["image"]
+        return torch.from_numpy(batch)[:, None], torch.from_numpy(self.labels[rows])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Where workers are spawned, each opens a memory map's file anew; as an array they would all get a copy."""
+        pixels = self.pixels
+        return self.__dict__ | {"pixels": pixels.filename if isinstance(pixels.base, mmap.mmap) else pixels}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state
+        if isinstance(self.pixels, os.PathLike | str):
+            self.pixels = np.load(self.pixels, mmap_mode="r")
 
 
 def training(
@@ -66,14 +79,24 @@ def training(
     workers = cfg.workers if cfg.workers >= 0 else min(4, os.cpu_count() or 1) if cuda else 0
     return DataLoader(
         Augmented(pixels, labels, policy, cfg.seed), batch_sampler=draws, collate_fn=_as_it_is, num_workers=workers,
-        pin_memory=cuda, persistent_workers=False, worker_init_fn=_one_thread, prefetch_factor=4 if workers else None,
+        pin_memory=cuda, persistent_workers=workers > 0, worker_init_fn=_one_thread,
+        prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),  # else each new iterator, but no kept one, would draw from the model's chance
     )  # fmt: skip
 
 
 def plain(pixels: NDArray[Any], rows: Sequence[int] | NDArray[np.int64], batch_size: int) -> Iterator[torch.Tensor]:
     """The pictures as they are, in order: (B, 1, S, S) uint8."""
     for i in range(0, len(rows), batch_size):
-        yield torch.from_numpy(np.array(pixels[np.asarray(rows[i : i + batch_size])]))[:, None]
+        yield torch.from_numpy(_read(pixels, rows[i : i + batch_size]))[:, None]
+
+
+def _read(pixels: NDArray[Any], rows: Sequence[int] | NDArray[np.int64]) -> NDArray[Any]:
+    """A copy of some pictures; what a memory map took up meanwhile is given back, however many pictures there are."""
+    out: NDArray[Any] = pixels[np.asarray(rows)]  # fancy indexing copies
+    if isinstance(pixels.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        pixels.base.madvise(mmap.MADV_DONTNEED)
+    return out
 
 
 def seed_of(*keys: int) -> int:

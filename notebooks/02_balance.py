@@ -130,7 +130,7 @@ picture = np.array(pixels[int(np.flatnonzero(splits["split"] == "train")[0])])
 steps = [augment.policy(cfg, [name]) for name in AUGMENTATIONS]
 for step in steps:
     step.transforms[0].p = 1.0
-    step.set_random_seed(cfg.seed)
+    augment.seed(step, cfg.seed)
 alone = [picture, *(step(image=picture)["image"] for step in steps)]
 series.show(
     plots.grid(alone, ["as it is", *AUGMENTATIONS], columns=3, title="Each step of the augmentation"), cfg, "steps"
@@ -142,7 +142,7 @@ series.show(
 
 # %%
 whole = augment.policy(cfg)
-whole.set_random_seed(cfg.seed)
+augment.seed(whole, cfg.seed)
 drawn = [whole(image=picture)["image"] for _ in range(6)]
 series.show(plots.grid(drawn, [f"draw {i + 1}" for i in range(6)], columns=3, title="Six draws"), cfg, "augmentation")
 

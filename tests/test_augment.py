@@ -19,17 +19,59 @@ def test_each_step_changes_a_picture_and_can_be_switched_off(name):
     changed = step(image=PICTURE)["image"]
     assert changed.shape == PICTURE.shape and changed.dtype == np.uint8 and not np.array_equal(changed, PICTURE)
     rest = tuple(a for a in AUGMENTATIONS if a != name)
-    kinds = [type(t).__name__ for t in augment.policy(Config(image_size=96, augment=rest)).transforms]
+    kinds = steps(augment.policy(Config(image_size=96, augment=rest)))
     assert type(step.transforms[0]).__name__ not in kinds and len(kinds) == len(rest)
+
+
+def steps(policy) -> list[str]:
+    parts = [t.transforms if isinstance(t, augment.OneWarp) else [t] for t in policy.transforms]
+    return [type(t).__name__ for part in parts for t in part]
 
 
 def test_same_seed_gives_the_same_picture():
     policy = augment.policy(Config(image_size=96))
     out = []
     for seed in (1, 2, 1):
-        policy.set_random_seed(seed)
+        augment.seed(policy, seed)
         out.append(policy(image=PICTURE)["image"])
     assert np.array_equal(out[0], out[2]) and not np.array_equal(out[0], out[1])
+
+
+def test_steps_are_drawn_independently_of_each_other():
+    policy = augment.policy(Config(image_size=96), ["hflip", "vflip"])
+    flips = {"as it is": PICTURE, "h": PICTURE[:, ::-1], "v": PICTURE[::-1], "both": PICTURE[::-1, ::-1]}
+    seen = dict.fromkeys(flips, 0)
+    for number in range(200):
+        augment.seed(policy, 7, number)
+        out = policy(image=PICTURE)["image"]
+        seen[next(name for name, flipped in flips.items() if np.array_equal(out, flipped))] += 1
+    assert min(seen.values()) > 25, f"each of four in a quarter of 200 draws: {seen}"
+
+
+def test_one_warp_moves_points_as_its_steps_one_after_the_other_do():
+    dot = np.zeros((201, 201), np.uint8)
+    dot[40:45, 150:155] = 255
+    policy = augment.policy(Config(image_size=201), ["rotate", "shift_scale_rotate"])
+    (warp,) = policy.transforms
+    for step in warp.transforms:
+        step.p = 1.0
+    centre = lambda picture: np.argwhere(picture > 40).mean(0)  # noqa: E731
+    for number in range(20):
+        augment.seed(policy, number)
+        at_once = policy(image=dot)["image"]
+        augment.seed(policy, number)
+        policy.py_random.random()  # what the policy itself draws
+        in_turn = warp.transforms[1](image=warp.transforms[0](image=dot)["image"])["image"]
+        assert np.abs(centre(at_once) - centre(in_turn)).max() < 0.5
+
+
+def test_one_warp_without_a_draw_leaves_the_picture_as_it_is():
+    policy = augment.policy(Config(image_size=96), ["rotate", "shift_scale_rotate"])
+    unchanged = 0
+    for number in range(100):
+        augment.seed(policy, number)
+        unchanged += np.array_equal(policy(image=PICTURE)["image"], PICTURE)
+    assert 10 < unchanged < 45, "a quarter: each of the two is drawn half the time"
 
 
 def test_strength_zero_leaves_only_the_flips():
@@ -40,8 +82,8 @@ def test_strength_zero_leaves_only_the_flips():
 def test_bone_brightness_is_changed_a_little_only():
     policy = augment.policy(Config(image_size=96), ["brightness_contrast", "blur", "noise"])
     for seed in range(50):
-        policy.set_random_seed(seed)
-        assert abs(policy(image=PICTURE)["image"].mean() - PICTURE.mean()) < 50
+        augment.seed(policy, seed)
+        assert abs(policy(image=PICTURE)["image"].mean() - PICTURE.mean()) < 60
 
 
 def test_views_are_exact_where_they_can_be_and_named_in_order():
