@@ -34,15 +34,24 @@
 # %% [markdown]
 # ## Setup
 #
-# On Colab this installs `bonelib` and leaves every package that Colab ships as it is. Elsewhere it does nothing.
+# On Colab this installs `bonelib`: from a wheel beside this notebook or in Drive's folder `bonelib` if there is one, else from
+# GitHub. Every package that Colab ships stays as it is. Elsewhere it only looks whether `bonelib` is there.
 
 # %%
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
-SOURCE = "bonelib @ git+https://github.com/OWNER/bonelib"
+REPOSITORY = "https://github.com/OWNER/bonelib"
 if "google.colab" in sys.modules:
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", SOURCE], check=True)
+    near = [wheel for folder in (".", "drive/MyDrive/bonelib") for wheel in Path(folder).glob("bonelib-*.whl")]
+    near += [project.parent for project in Path("drive/MyDrive/bonelib").glob("pyproject.toml")]
+    for name, source in {"bonelib": near[0] if near else f"git+{REPOSITORY}", "pydicom": "pydicom"}.items():
+        if not getattr(find_spec(name), "origin", None):
+            subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", source], check=True)
+elif find_spec("bonelib") is None:
+    raise ModuleNotFoundError("bonelib is not installed here: see the two commands in its README")
 
 # %%
 import json
@@ -50,36 +59,27 @@ import json
 import numpy as np
 import pandas as pd
 
-from bonelib import (
-    baselines,
-    copies,
-    evaluation,
-    explain,
-    inputs,
-    model,
-    plots,
-    predict,
-    report,
-    series,
-    split,
-    verdict,
-)
-from bonelib.config import CLASSES, Config
+from bonelib import baselines, colab, evaluation, explain, inputs, model, plots, predict, report, series, split, verdict
+from bonelib.config import CLASSES
+from bonelib.copies import clusters
 
 # %% [markdown]
 # ## Settings
 #
 # Run as it is, the notebook works on the embedded sample: synthetic radiographs, drawn on the spot. For your own images,
-# give `data` a folder that holds one folder a class (`Normal`, `Osteopenia`, `Osteoporosis`), a table (`.csv`) with the
-# columns `path` and `label`, or a Kaggle slug. An empty field takes the default, or the variable `BONELIB_<FIELD>`.
+# give `data` a folder that holds one folder a class (`Normal`, `Osteopenia`, `Osteoporosis`), a zip of it, a table (`.csv`)
+# with the columns `path` and `label`, or a Kaggle slug. What lies on Drive is copied to the local disk first; write it as
+# Colab's file browser does: `/content/drive/MyDrive/…`. On Colab each notebook has a machine of its own: tick
+# `results_on_drive`, and it finds what the one before has made. An empty field takes what an earlier notebook of this run was
+# given, else the variable `BONELIB_<FIELD>`, else the default.
 
 # %% cellView="form"
 # @title Settings
-data = ""  # @param {type:"string"}
-run = ""  # @param {type:"string"}
-batch_size = ""  # @param {type:"string"}
-cfg = Config.load(data=data, run=run, batch_size=batch_size)
-print(f"data {cfg.data}, results in {cfg.root}")
+data = ""  # @param {type:"string", placeholder:"sample"}
+run = ""  # @param {type:"string", placeholder:"runs/sample"}
+results_on_drive = False  # @param {type:"boolean"}
+batch_size = ""  # @param {type:"string", placeholder:"32"}
+cfg = colab.settings(results_on_drive, data=data, run=run, batch_size=batch_size)
 
 # %% [markdown]
 # ## The model and its images
@@ -97,7 +97,7 @@ for (one, splits, _), (_, meta) in zip(trainings, models, strict=True):
 
 # %%
 readable = table[table["status"] == "ok"]
-seen = readable.assign(picture=copies.clusters(thumbs, readable, any_angle=False))
+seen = readable.assign(picture=clusters(thumbs, readable, any_angle=False))
 leaks = list(dict.fromkeys(s for _, parts, _ in trainings for s in verdict.leaks(parts, seen, findings)))
 print("\n".join(leaks) or "none does")
 
@@ -143,9 +143,7 @@ for one, parts, _ in trainings:
     gauge = inputs.fit(pixels[np.flatnonzero(parts["split"] == "train")])
     model.amend(one.root / "model", **learnt, priors=[p.tolist() for p in split.priors(parts)], inputs=gauge)
 if not gauge:
-    print(
-        f"fewer than {inputs.FEWEST} training images: too few to tell which pictures are unlike them; only blank ones are refused"
-    )
+    print("too few training images to say what is like them: the model will refuse blank images only")
 
 # %%
 figures = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "auroc", "quadratic_kappa")
@@ -268,3 +266,6 @@ print(f"open {path.resolve()}")
 #
 # The folder of the run holds `metrics.json`, `predictions.csv`, `report.html` and `MODEL_CARD.md`. Change one setting, give
 # another run folder, train again, and compare: on validation, until the last day.
+
+# %%
+colab.finish(cfg)  # brings the results to Drive, if that box is ticked
