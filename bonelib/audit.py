@@ -102,6 +102,11 @@ def _unsought(count: int) -> str:
     return f"Of {count:,} images, above {copies.ANY_ANGLE:,} different ones turned and cropped copies are not sought."
 
 
+def _passed_over(names: list[str]) -> str:
+    """Files in the folders of a class that were not even tried, in words; empty if there are none."""
+    return f"No pictures by their names, and passed over: {len(names):,} files, e.g. {names[0]!r}." if names else ""
+
+
 def _findings(
     table: pd.DataFrame, rows: pd.DataFrame, clusters: list[dict[str, Any]], named: list[tuple[int, int, str]],
     suspects: list[dict[str, Any]],
@@ -122,6 +127,7 @@ def _findings(
     notes = [
         names.known_set(table),
         suggestion,
+        _passed_over(table.attrs.get("ignored", [])),
         *(f"{o['path']}: {o['column']} {o['value']} {o['reason']}." for o in odd),
     ]
     return {

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bonelib import images, sample
+from bonelib import images, metadata, sample
 from bonelib.config import CLASSES, Config
+from bonelib.metadata import DataError as DataError
 
 AUDIT_SIZE = 224  # pixels: what the audit compares
 COLUMNS = ["path", "label", "patient", "width", "height", "format", "bytes", "sha256", "status", "group", "issues"]
@@ -24,28 +26,26 @@ ALIASES = {
     "osteopenia": 1, "osteophenia": 1, "osteopenic": 1,
     "osteoporosis": 2, "osteoporotic": 2,
 }  # fmt: skip
-NEGATIONS = {"abnormal", "non", "not", "no", "without"}
-PATIENT_COLUMNS = ("patient", "patient_id", "patientid", "subject", "subject_id", "subjectid")
-
-
-class DataError(ValueError):
-    """Data that cannot be read as three classes of images; the message says what was found and what to do."""
+OTHER = re.compile(r"\b(abnormal|no|not|without|non[a-z]*|osteopetro[a-z]*)\b")  # near a class in letters, and none
 
 
 def catalog(cfg: Config) -> tuple[pd.DataFrame, NDArray[Any], Path]:
     """The table of all files found, pictures of AUDIT_SIZE for its rows with status `ok`, and the folder of the data.
 
     The table has COLUMNS, then the metadata's columns; `group` and `issues` are filled by the audit. Table.attrs holds
-    `metadata_unmatched` (names found on one side only) and `ignored` (files that are no pictures).
+    `metadata_unmatched` (what is found on one side only) and `ignored` (files in class folders that are no pictures).
+    `patient` is a hash salted with a secret in the cache; columns of the metadata that say who it is are left out.
     """
     root = locate(cfg)
     found = _from_table(root) if root.is_file() else _from_folders(root, cfg.classes)
+    _check_classes(found, root)
     attrs, root = found.attrs, root.parent if root.is_file() else root
     pixels, facts = images.cache(root, found["path"].tolist(), AUDIT_SIZE, cfg.cache)
-    table = pd.concat([found.reset_index(drop=True), facts.rename(columns={"patient": "_patient"})], axis=1)
+    own = found.drop(columns=["path", "label"])
+    table = pd.concat([found[["path", "label"]], facts], axis=1)
     table["group"] = ""
     table["issues"] = np.where(table["status"] == "ok", "", "unreadable")
-    table, attrs["metadata_unmatched"] = _with_metadata(table, root, cfg)
+    table, attrs["metadata_unmatched"] = metadata.join(table, own, root, cfg)
     readable = (table["status"] == "ok").to_numpy()
     if not readable.any():
         raise DataError(f"none of the {len(table)} files in {root} is readable; the first: {table['status'].iloc[0]}")
@@ -76,7 +76,7 @@ def class_of(name: str, classes: Mapping[str, str] | None = None) -> str | None:
     if classes and name in classes:
         return classes[name]
     words = re.findall(r"[a-z]+", name.lower())
-    if NEGATIONS & set(words):
+    if OTHER.search(" ".join(words)):
         return None
     near = [difflib.get_close_matches(w, ALIASES, 1, cutoff=0.88) for w in words]
     hits = {ALIASES[n[0]] for n in near if n}
@@ -85,61 +85,89 @@ def class_of(name: str, classes: Mapping[str, str] | None = None) -> str | None:
 
 def _from_folders(root: Path, classes: Mapping[str, str]) -> pd.DataFrame:
     """`path`, `label` and, where train/val/test folders exist, `given_split`; the deepest folder that names a class counts."""
-    rows, unmatched, ignored = [], {}, []
-    for path in sorted(p for p in root.rglob("*") if p.is_file()):
-        parts = path.relative_to(root).parts
-        if any(p.startswith(".") or p == "__MACOSX" for p in parts):
-            continue
+    rows: list[tuple[str, str, str]] = []
+    unmatched: dict[str, int] = {}
+    ignored: list[str] = []
+    for path in sorted(_files(root)):
         name = path.relative_to(root).as_posix()
+        folders = (".", *path.relative_to(root).parts[:-1])
+        labels = [label for f in reversed(folders) if (label := class_of(f, classes)) is not None]
         if path.suffix.lower() not in SUFFIXES and not (path.suffix == "" and _is_dicom(path)):
-            ignored.append(name)
-            continue
-        labels = [label for p in reversed(parts[:-1]) if (label := class_of(p, classes)) is not None]
-        if not labels:
-            folder = parts[-2] if len(parts) > 1 else "."
-            unmatched[folder] = unmatched.get(folder, 0) + 1
+            ignored += [name] if labels and labels[0] else []
+        elif not labels:
+            unmatched[folders[-1]] = unmatched.get(folders[-1], 0) + 1
         elif labels[0]:
-            given = [SPLITS[p.lower()] for p in parts[:-1] if p.lower() in SPLITS]
+            given = [SPLITS[f.lower()] for f in folders if f.lower() in SPLITS]
             rows.append((name, labels[0], given[0] if given else ""))
     if unmatched:
-        listed = ", ".join(f"{k!r} ({n} images)" for k, n in unmatched.items())
+        listed = ", ".join(f"{k!r} ({n} images)" for k, n in list(unmatched.items())[:9])
+        more = f" and {len(unmatched) - 9} more" if len(unmatched) > 9 else ""
         raise DataError(
-            f"{root}: cannot tell the class of {listed}. Name each as one of {', '.join(CLASSES)}, or say "
+            f"{root}: cannot tell the class of {listed}{more}. Name each as one of {', '.join(CLASSES)}, or say "
             f'classes={{"{next(iter(unmatched))}": "Osteopenia"}}; an empty text leaves a folder out'
         )
     found = pd.DataFrame(rows, columns=["path", "label", "given_split"])
-    missing = [c for c in CLASSES if c not in set(found["label"])]
-    if missing:
-        have = found["label"].value_counts().to_dict()
-        raise DataError(
-            f"{root}: found images of {have or 'no class'}, none of {', '.join(missing)}; expected all three"
-        )
     if not found["given_split"].any():
         found = found.drop(columns="given_split")
     found.attrs["ignored"] = ignored
     return found
 
 
+def _files(root: Path) -> Iterator[Path]:
+    """All that is not hidden below `root`: files, and of folders those that are links (not followed) or named as pictures."""
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename} cannot be listed ({error.strerror}): nothing in it may be lost") from error
+
+    def hidden(name: str) -> bool:
+        return name.startswith(".") or name == "__MACOSX"
+
+    for folder, below, names in os.walk(root, onerror=refuse):
+        below[:] = [n for n in below if not hidden(n)]
+        odd = [n for n in below if Path(n).suffix.lower() in SUFFIXES or Path(folder, n).is_symlink()]
+        for name in [n for n in names if not hidden(n)] + odd:
+            if "\r" in name or any("\ud800" <= c <= "\udfff" for c in name):
+                raise DataError(f"{folder}: the name {name!r} cannot stand in a table of UTF-8 lines: rename that file")
+            yield Path(folder, name)
+
+
 def _is_dicom(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _check_classes(found: pd.DataFrame, root: Path) -> None:
+    missing = [c for c in CLASSES if c not in set(found["label"])]
+    if missing:
+        have = found["label"].value_counts().to_dict() or "no class"
+        passed = f"; passed over: {', '.join(map(repr, found.attrs['ignored'][:3]))}" if found.attrs["ignored"] else ""
+        raise DataError(f"{root}: found images of {have}, none of {', '.join(missing)}; expected all three{passed}")
 
 
 def _from_table(path: Path) -> pd.DataFrame:
     """The rows of a .csv with `path` (relative to it) and `label`; other columns are kept as metadata."""
-    found = pd.read_csv(path)
+    found = metadata.read(path)
     if not {"path", "label"} <= set(found.columns):
         raise DataError(f"{path}: found the columns {list(found.columns)}, expected path and label among them")
-    here = path.parent.resolve()
-    outside = [p for p in found["path"].astype(str) if not (here / p).resolve().is_relative_to(here)]
+    found["path"] = found["path"].fillna("").astype(str)
+    here = Path(os.path.realpath(path.parent))
+    outside = [p for p in found["path"] if "\0" not in p and not Path(os.path.realpath(here / p)).is_relative_to(here)]
     if outside:
         raise DataError(f"{path}: {outside[0]!r} leaves the folder of the table; put the images beside or below it")
+    if found["path"].duplicated().any():
+        twice = found["path"][found["path"].duplicated()].iloc[0]
+        raise DataError(f"{path}: {twice!r} stands in several rows; keep one row an image, with its one label")
     labels = found["label"].astype(str).map(class_of)
     if labels.isna().any():
         raise DataError(f"{path}: label {found['label'][labels.isna()].iloc[0]!r}: allowed are {', '.join(CLASSES)}")
     found["label"] = labels
     found.attrs["ignored"] = []
-    return found.drop(columns=[c for c in COLUMNS if c in found and c not in ("path", "label", "patient")])
+    return found
 
 
 def _from_kaggle(slug: str) -> Path:
@@ -156,63 +184,3 @@ def _from_kaggle(slug: str) -> Path:
             f"Kaggle set {slug!r} could not be fetched ({type(error).__name__}: {error}). Check the name and the "
             "network, or download it by hand and give its folder as data"
         ) from error
-
-
-def _with_metadata(table: pd.DataFrame, root: Path, cfg: Config) -> tuple[pd.DataFrame, list[str]]:
-    """The table joined with the metadata by file path, name or stem, `patient` filled, and the names left over."""
-    path = Path(cfg.metadata) if cfg.metadata else root / "metadata.csv"
-    left_over: list[str] = []
-    if path.is_file():
-        extra = pd.read_csv(path)
-        key, keys = _key_column(extra, table["path"])
-        at = extra[key].astype(str).str.casefold()
-        rows = extra.assign(_key=at).drop_duplicates("_key").set_index("_key")
-        joined = rows.reindex(keys).reset_index(drop=True)
-        known = at.isin(set(keys))
-        left_over = [f"{path.name}: {v}" for v in extra[key][~known]]
-        left_over += [f"image: {p}" for p, k in zip(table["path"], keys, strict=True) if k not in rows.index]
-        clash = [c for c in joined.columns if c in table.columns and c != "patient"]
-        table = pd.concat([table, joined.drop(columns=[key, *clash])], axis=1)
-    elif cfg.metadata:
-        raise DataError(f"metadata = {cfg.metadata!r}: no such table")
-    return _with_patient(table, cfg), left_over
-
-
-def _key_column(extra: pd.DataFrame, paths: pd.Series) -> tuple[str, list[str]]:
-    """The metadata column that names the images, and each image's name written in the same way."""
-    forms = {
-        "path": [p.casefold() for p in paths],
-        "name": [Path(p).name.casefold() for p in paths],
-        "stem": [Path(p).stem.casefold() for p in paths],
-    }
-    best, key, keys = 0, "", forms["path"]
-    for column in extra.columns:
-        values = set(extra[column].astype(str).str.casefold())
-        for form in forms.values():
-            hits = sum(f in values for f in form)
-            if hits > best:
-                best, key, keys = hits, column, form
-    if not key:
-        raise DataError(f"metadata: no column of {list(extra.columns)} holds the images' paths, names or stems")
-    return key, keys
-
-
-def _with_patient(table: pd.DataFrame, cfg: Config) -> pd.DataFrame:
-    """`patient` found in the file name by `patient_regex`, or from the metadata, or a DICOM header's hash, else empty."""
-    named = [c for c in table.columns if re.sub(r"\W+", "_", c.lower()) in PATIENT_COLUMNS]
-    patient = table[named[0]].map(_plain) if named else table["_patient"]
-    if cfg.patient_regex:
-        found = table["path"].map(lambda p: re.search(cfg.patient_regex, Path(p).name))
-        if not found.notna().any():
-            raise DataError(
-                f"patient_regex = {cfg.patient_regex!r} matches none of the names, e.g. {table['path'].iloc[0]!r}"
-            )
-        patient = found.map(lambda m: (m.group(1) if m.re.groups else m.group(0)) if m else "")
-    return table.drop(columns=[*named, "_patient"]).assign(patient=patient)
-
-
-def _plain(value: Any) -> str:
-    """An id as text: nothing for a missing one, no «.0» behind a number that pandas made a float."""
-    if pd.isna(value):
-        return ""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
