@@ -118,7 +118,7 @@ def _decoded(paths: Iterable[Path], size: int, ahead: int) -> Iterator[tuple[Any
 
 def _whole(file: Path, names: Sequence[str]) -> bool:
     try:
-        return pd.read_csv(file, **TEXT)["path"].tolist() == list(names)
+        return list(pd.read_csv(file, **TEXT)["path"]) == list(names)
     except (OSError, ValueError, KeyError):
         return False
 

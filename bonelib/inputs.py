@@ -66,7 +66,7 @@ def _gauge(x: np.ndarray) -> dict[str, Any]:
 
 def _distance(gauge: dict[str, Any], x: np.ndarray) -> np.ndarray:
     z = (x - gauge["centre"]) / gauge["scale"]
-    return np.sqrt(np.einsum("ni,ij,nj->n", z, np.array(gauge["precision"]), z))
+    return np.asarray(np.sqrt(np.einsum("ni,ij,nj->n", z, np.array(gauge["precision"]), z)))
 
 
 def refuse(pixels: np.ndarray, gauge: dict[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ from bonelib.config import CLASSES, Config
 
 KINDS = ("plain", "tta")
 PROBS = [f"p_{c.lower()}" for c in CLASSES]
-REFER = "refer"  # the call that leaves a picture to a person
+REFER, UNSURE = "refer", "unsure"  # the call that leaves a picture to a person, and how its commonest reason begins
 Model = tuple[model.Net, dict[str, Any]]  # on the device, and its config.json
 
 
@@ -45,7 +45,7 @@ def probabilities(logits: NDArray[np.float32], temperature: float = 1.0) -> NDAr
     """(N, 3), rows sum to 1: softmax of (V, N, 3) logits, averaged over the views."""
     scaled = logits.astype(np.float64) / temperature
     exp = np.exp(scaled - scaled.max(-1, keepdims=True))
-    return (exp / exp.sum(-1, keepdims=True)).mean(0)
+    return np.asarray((exp / exp.sum(-1, keepdims=True)).mean(0))
 
 
 def held_out(
@@ -120,5 +120,5 @@ def answers(
 
 def _unsure(top: float, threshold: float | None) -> str:
     if threshold is None:
-        return "unsure: at no confidence was validation as accurate as asked for"
-    return "" if top >= threshold else f"unsure: {top:.3f} is below the threshold of {threshold:.3f}"
+        return f"{UNSURE}: at no confidence was validation as accurate as asked for"
+    return "" if top >= threshold else f"{UNSURE}: {top:.3f} is below the threshold of {threshold:.3f}"
