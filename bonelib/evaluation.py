@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 
-from bonelib import calibrate, metrics, verdict
+from bonelib import artifact, calibrate, metrics, verdict
+from bonelib.calibrate import Priors
 from bonelib.config import CLASSES
+from bonelib.metrics import Floats, Ints
 
 SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "quadratic_kappa", "expected_cost")
 
@@ -32,74 +36,64 @@ def _ordered(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values(_key(rows), ignore_index=True)
 
 
-def _y(rows: pd.DataFrame) -> np.ndarray:
-    return rows["label"].map(CLASSES.index).to_numpy(int)
+def _y(rows: pd.DataFrame) -> Ints:
+    y: Ints = rows["label"].map(CLASSES.index).to_numpy(np.int64)
+    return y
 
 
-def _probs(rows: pd.DataFrame) -> np.ndarray:
-    return rows[metrics.PROBS].to_numpy(float)
+def _probs(rows: pd.DataFrame) -> Floats:
+    probs: Floats = rows[metrics.PROBS].to_numpy(float)
+    return probs
 
 
-def _calibration(val: pd.DataFrame, test: pd.DataFrame, priors) -> tuple[dict, np.ndarray, np.ndarray]:
-    """Figures before and after undoing the training prior and fitting a temperature; both splits' new probs."""
-    before, y, groups = _probs(test), _y(test), test["group"]
-    undone = [calibrate.reweight(_probs(rows), *priors) if priors is not None else _probs(rows) for rows in (val, test)]
-    temperature = calibrate.fit_temperature(undone[0], _y(val))
-    after = [calibrate.calibrated(_probs(rows), temperature, priors) for rows in (val, test)]
-
-    def stage(probs):
-        top, hit = probs.max(1), probs.argmax(1) == y
-        return {
-            "ece": metrics.figures(y, probs)["ece"],
-            "ece_floor": calibrate.ece_floor(probs),
-            "classwise_ece": dict(zip(CLASSES, calibrate.classwise_ece(y, probs), strict=True)),
-            "log_loss": metrics.figures(y, probs)["log_loss"],
-            "brier": calibrate.brier_parts(y, probs),
-            "reliability": calibrate.reliability(top, hit, groups),
-        }
-
-    block = {"temperature": temperature, "fitted_on": len(val), "before": stage(before), "after": stage(after[1])}
-    if priors is not None:
-        block["priors"] = {"learnt_with": list(map(float, priors[0])), "of_the_data": list(map(float, priors[1]))}
-    return block, *after
-
-
-def learnt(predictions: pd.DataFrame, priors, target: float) -> dict[str, float | None]:
-    """What prediction takes from plain val rows, as `evaluate` does: `temperature` and `threshold` (None: none reaches target)."""
-    val = _part(predictions, "plain", "val")
-    block, probs, _ = _calibration(val, val, priors)
+def _stage(test: pd.DataFrame, probs: Floats) -> dict[str, Any]:
+    """How far the probabilities of the test rows may be taken as stated."""
+    y, held = _y(test), metrics.figures(_y(test), probs)
     return {
-        "temperature": block["temperature"],
-        "threshold": calibrate.choose_threshold(_y(val), probs, target),
+        "ece": held["ece"],
+        "ece_floor": calibrate.ece_floor(probs),
+        "classwise_ece": dict(zip(CLASSES, calibrate.classwise_ece(y, probs), strict=True)),
+        "log_loss": held["log_loss"],
+        "brier": calibrate.brier_parts(y, probs),
+        "reliability": calibrate.reliability(probs.max(1), probs.argmax(1) == y, test["group"]),
     }
 
 
-def _kept(test: pd.DataFrame, probs: np.ndarray, threshold: float | None, chosen: np.ndarray) -> dict:
-    """What a threshold leaves of the chosen test rows: `answered`, `coverage` of all, `accuracy` with its interval."""
-    if threshold is None:
-        return {"threshold": None}
-    kept = chosen & (probs.max(1) >= threshold)
-    out = {"threshold": threshold, "answered": int(kept.sum()), "coverage": float(kept.mean())}
-    if kept.any():
-        out["accuracy"] = metrics.intervals(_y(test)[kept], probs[kept], test["group"][kept], resamples=300)["accuracy"]
-    return out
+def _calibration(val: pd.DataFrame, test: pd.DataFrame, priors: Priors | None) -> tuple[dict[str, Any], Floats, Floats]:
+    """Figures before and after undoing the training prior and fitting a temperature; both splits' new probs."""
+    temperature = calibrate.fit_temperature(calibrate.calibrated(_probs(val), 1.0, priors), _y(val))
+    after_val, after = (calibrate.calibrated(_probs(rows), temperature, priors) for rows in (val, test))
+    block: dict[str, Any] = {"temperature": temperature, "fitted_on": len(val)}
+    block |= {"before": _stage(test, _probs(test)), "after": _stage(test, after)}
+    if priors is not None:
+        drawn, held = (np.asarray(p, float).tolist() for p in priors)
+        block["priors"] = {"learnt_with": drawn, "of_the_data": held}
+    return block, after_val, after
 
 
-def _selective(val: pd.DataFrame, test: pd.DataFrame, probs_val, probs_test, target: float) -> dict:
+def _selective(
+    val: pd.DataFrame, test: pd.DataFrame, probs_val: Floats, probs: Floats, target: float
+) -> dict[str, Any]:
     """Thresholds chosen on val, for all calls and for the calls of each class (whose accuracy is the predictive value)."""
 
-    def chosen(of_val, of_test):
+    def chosen(of_val: NDArray[np.bool_], of_test: NDArray[np.bool_]) -> dict[str, Any]:
         threshold = calibrate.choose_threshold(_y(val)[of_val], probs_val[of_val], target) if of_val.any() else None
-        return _kept(test, probs_test, threshold, of_test)
+        if threshold is None:
+            return {"threshold": None}
+        kept = of_test & (probs.max(1) >= threshold)
+        out = {"threshold": threshold, "answered": int(kept.sum()), "coverage": float(kept.mean())}
+        if kept.any():
+            held = metrics.intervals(_y(test)[kept], probs[kept], test["group"][kept], resamples=300)
+            out["accuracy"] = held["accuracy"]
+        return out
 
-    block = {"target_accuracy": target, "curve": calibrate.coverage_risk(_y(test), probs_test)}
+    block: dict[str, Any] = {"target_accuracy": target, "curve": calibrate.coverage_risk(_y(test), probs)}
     block |= chosen(np.ones(len(val), bool), np.ones(len(test), bool))
-    calls = zip(CLASSES, np.eye(3, dtype=bool), strict=True)
-    block["per_class"] = {n: chosen(*(row[p.argmax(1)] for p in (probs_val, probs_test))) for n, row in calls}
-    return block
+    calls = {name: (probs_val.argmax(1) == c, probs.argmax(1) == c) for c, name in enumerate(CLASSES)}
+    return block | {"per_class": {name: chosen(*of) for name, of in calls.items()}}
 
 
-def _ordinal(y: np.ndarray, probs: np.ndarray) -> dict[str, int]:
+def _ordinal(y: Ints, probs: Floats) -> dict[str, int]:
     """Counts of errors by direction and distance in classes."""
     step = probs.argmax(1) - y
     return {
@@ -111,10 +105,10 @@ def _ordinal(y: np.ndarray, probs: np.ndarray) -> dict[str, int]:
     }
 
 
-def _subgroups(test: pd.DataFrame, table: pd.DataFrame | None, smallest: int, **options) -> dict:
+def _subgroups(test: pd.DataFrame, table: pd.DataFrame, smallest: int, options: dict[str, Any]) -> dict[str, Any]:
     """Figures by each metadata column: categories, or thirds of a number, that hold at least `smallest` groups."""
     out = {}
-    for column in [] if table is None else table.columns.drop("path", errors="ignore"):
+    for column in table.columns.drop("path"):
         values = table.drop_duplicates("path").set_index("path")[column].reindex(test["path"]).reset_index(drop=True)
         if pd.api.types.is_numeric_dtype(values) and values.nunique() > 5:
             cut = pd.qcut(values, 3, duplicates="drop", precision=0)
@@ -133,7 +127,7 @@ def _subgroups(test: pd.DataFrame, table: pd.DataFrame | None, smallest: int, **
     return out
 
 
-def _spread(rows: pd.DataFrame) -> dict:
+def _spread(rows: pd.DataFrame) -> dict[str, dict[str, float | None]]:
     """How far figures vary between the models of a cross-validation: mean, and deviation over folds and over seeds."""
     blocks = {k: metrics.figures(_y(t), _probs(t)) for k, t in rows.groupby(["seed", "fold"])}
     table = pd.DataFrame({k: {f: block[f] for f in SHOWN} for k, block in blocks.items()}).T.astype(float)
@@ -153,15 +147,15 @@ def evaluate(
     baselines: pd.DataFrame | None = None,
     metadata: pd.DataFrame | None = None,
     *,
-    cost=None,
-    prevalence=None,
-    priors=None,
+    cost: ArrayLike | None = None,
+    prevalence: ArrayLike | None = None,
+    priors: Priors | None = None,
     target: float = 0.9,
     smallest: int = 10,
     headline: str = "plain",
     resamples: int = 1000,
     seed: int = 0,
-) -> dict:
+) -> dict[str, Any]:
     """metrics.json's content. Test rows give the figures; val rows fit the temperature and the threshold.
 
     predictions: path, label, group, split, tta, p_normal, p_osteopenia, p_osteoporosis. baselines: from
@@ -169,12 +163,12 @@ def evaluate(
     default the distance in classes. prevalence: three shares at the clinic. priors: (what training drew, what the
     data holds), undone if given.
     """
-    options = {"cost": cost, "resamples": resamples, "seed": seed}
+    options: dict[str, Any] = {"cost": cost, "resamples": resamples, "seed": seed}
     kinds = [k for k in ("plain", "tta") if (predictions["tta"] == k).any()]
     tests = {k: _part(predictions, k, "test") for k in kinds}
     first = tests[headline if headline in kinds else kinds[0]]
     y, groups, probs = _y(first), first["group"].astype(str), _probs(first)
-    out = {
+    out: dict[str, Any] = {
         "model": headline if headline in kinds else kinds[0],
         "counts": {
             "images": int(first["path"].nunique()),
@@ -202,8 +196,8 @@ def evaluate(
     out["calibration"], out["selective"] = {}, {}
     for kind in kinds:
         val = _part(predictions, kind, "val")
-        out["calibration"][kind], *new = _calibration(val, tests[kind], priors)
-        out["selective"][kind] = _selective(val, tests[kind], *new, target)
+        out["calibration"][kind], after_val, after = _calibration(val, tests[kind], priors)
+        out["selective"][kind] = _selective(val, tests[kind], after_val, after, target)
     if "fold" in first:
         out["spread"] = {kind: _spread(t) for kind, t in tests.items()}
     if prevalence is not None:
@@ -212,7 +206,7 @@ def evaluate(
             "prevalence": dict(zip(CLASSES, shares.tolist(), strict=True)),
             **metrics.intervals(y, probs, groups, prevalence=shares, **options),
         }
-    out["subgroups"] = _subgroups(first, metadata, smallest, **options)
+    out["subgroups"] = {} if metadata is None else _subgroups(first, metadata, smallest, options)
     out["verdict"] = verdict.performance(out)
     return out
 
@@ -223,8 +217,7 @@ def count_read(predictions: pd.DataFrame, model: str, ledger: Path) -> int:
     key = hashlib.sha256(test.to_csv(index=False).encode()).hexdigest()[:16]
     book = json.loads(ledger.read_text()) if ledger.exists() else {}
     book[key] = sorted({*book.get(key, []), model})
-    ledger.parent.mkdir(parents=True, exist_ok=True)
-    ledger.write_text(json.dumps(book, indent=2))
+    artifact.write(ledger, json.dumps(book, indent=2))
     return len(book[key])
 
 

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit, ndtr, stdtrit
 
 from bonelib import calibrate
 from bonelib.config import CLASSES
 
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Values = dict[str, Floats]  # figures by name: scalars (R,), per-class ones (R, 3), of R resamples
+Leaf = dict[str, float | None]  # "value", "low", "high"
+
 PROBS = ["p_" + name.lower() for name in CLASSES]
 SCALARS = (
-    "accuracy",
-    "balanced_accuracy",
-    "macro_f1",
-    "weighted_f1",
-    "auroc",
-    "quadratic_kappa",
-    "expected_cost",
-    "brier",
-    "log_loss",
-    "ece",
-)
+    "accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "auroc", "quadratic_kappa",
+    "expected_cost", "brier", "log_loss", "ece",
+)  # fmt: skip
 PER_CLASS = ("sensitivity", "specificity", "ppv", "npv", "class_auroc")
 LOSSES = ("expected_cost", "brier", "log_loss", "ece")
 WHOLE = ("accuracy", "weighted_f1", "quadratic_kappa", *LOSSES)  # weigh images alike; the other figures, classes
@@ -30,24 +29,25 @@ COST = np.abs(np.subtract.outer(np.arange(3), np.arange(3))).astype(float)  # ro
 BINARY = {"low bone mass vs normal": (1, 2), "osteoporosis vs rest": (2,)}
 
 
-def _inputs(y, probs) -> tuple[np.ndarray, np.ndarray]:
+def _inputs(truth: ArrayLike, called: ArrayLike) -> tuple[Ints, Floats]:
     """Checked copies: y (N,) int 0..2, probs (N, 3) float64, rows sum to 1."""
-    y, probs = np.asarray(y), np.asarray(probs, dtype=float)
+    y, probs = np.asarray(truth), np.asarray(called, dtype=float)
     if probs.shape != (len(y), len(CLASSES)) or not len(y):
         raise ValueError(f"probs has shape {probs.shape}: expected ({len(y)}, {len(CLASSES)}) with at least one row")
     if not np.isfinite(probs).all() or (probs < 0).any() or np.abs(probs.sum(1) - 1).max() > 1e-3:
         raise ValueError("probs: expected finite rows of probabilities that sum to 1")
     if not np.isin(y, range(len(CLASSES))).all():
         raise ValueError(f"y holds {sorted(set(y.tolist()))}: expected class indices 0 to {len(CLASSES) - 1}")
-    return y.astype(int), probs
+    return y.astype(np.int64), probs
 
 
-def _mean(x: np.ndarray) -> np.ndarray:
+def _mean(x: Floats) -> Floats:
     """Mean over the last axis of what is defined; NaN where nothing is."""
-    return np.nansum(x, -1) / np.isfinite(x).sum(-1)
+    mean: Floats = np.nansum(x, -1) / np.isfinite(x).sum(-1)
+    return mean
 
 
-def _ranked(score: np.ndarray, positive: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _ranked(score: Floats, positive: NDArray[np.bool_], w: Floats) -> tuple[Floats, Floats]:
     """Weight of positives and of negatives at each distinct score, ascending: two (R, T)."""
     order = np.argsort(score, kind="stable")
     starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf))
@@ -55,21 +55,22 @@ def _ranked(score: np.ndarray, positive: np.ndarray, w: np.ndarray) -> tuple[np.
     return np.add.reduceat(at * pos, starts, 1), np.add.reduceat(at * ~pos, starts, 1)
 
 
-def _auroc(score: np.ndarray, positive: np.ndarray, w: np.ndarray) -> np.ndarray:
+def _auroc(score: Floats, positive: NDArray[np.bool_], w: Floats) -> Floats:
     """Area under the ROC curve, ties counted half (Mann-Whitney), one a resample: (R,)."""
     pos, neg = _ranked(score, positive, w)
     below = neg.cumsum(1) - neg / 2
-    return (pos * below).sum(1) / (pos.sum(1) * neg.sum(1))
+    area: Floats = (pos * below).sum(1) / (pos.sum(1) * neg.sum(1))
+    return area
 
 
-def _sensitivity_at(score: np.ndarray, positive: np.ndarray, w: np.ndarray, specificity: float) -> np.ndarray:
+def _sensitivity_at(score: Floats, positive: NDArray[np.bool_], w: Floats, specificity: float) -> Floats:
     """Highest sensitivity among thresholds that keep the given specificity: (R,)."""
     pos, neg = (x[:, ::-1].cumsum(1) for x in _ranked(score, positive, w))
     kept = neg / neg[:, -1:] <= 1 - specificity + 1e-12
     return np.where(np.isnan(neg[:, -1] / neg[:, -1]), np.nan, (pos * kept).max(1) / pos[:, -1])
 
 
-def _scores(y: np.ndarray, probs: np.ndarray, w: np.ndarray, cost: np.ndarray) -> dict[str, np.ndarray]:
+def _scores(y: Ints, probs: Floats, w: Floats, cost: Floats) -> Values:
     """Every figure under each row of weights w (R, N): (R,) for scalars, (R, 3) for per-class ones."""
     called, top, k = probs.argmax(1), probs.max(1), len(CLASSES)
     matrix = (w @ np.eye(k * k)[y * k + called]).reshape(-1, k, k)  # rows truth, columns call
@@ -94,7 +95,7 @@ def _scores(y: np.ndarray, probs: np.ndarray, w: np.ndarray, cost: np.ndarray) -
     }  # fmt: skip
 
 
-def _binary(y: np.ndarray, probs: np.ndarray, w: np.ndarray, specificity: float = 0.9) -> dict[str, np.ndarray]:
+def _binary(y: Ints, probs: Floats, w: Floats, specificity: float = 0.9) -> Values:
     """AUROC and sensitivity at fixed specificity of each binary read-out: (R,) each."""
     out = {}
     for name, classes in BINARY.items():
@@ -104,7 +105,9 @@ def _binary(y: np.ndarray, probs: np.ndarray, w: np.ndarray, specificity: float 
     return out
 
 
-def _weights(y, groups, resamples: int, seed: int, prevalence=None) -> Iterator[np.ndarray]:
+def _weights(
+    y: Ints, groups: ArrayLike, resamples: int, seed: int, prevalence: ArrayLike | None = None
+) -> Iterator[Floats]:
     """Blocks of resampling weights (r, N): whole groups drawn with replacement, then reweighted to a prevalence."""
     index = np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
     count, rng = index.max() + 1, np.random.default_rng(seed)
@@ -114,15 +117,20 @@ def _weights(y, groups, resamples: int, seed: int, prevalence=None) -> Iterator[
         yield _shift(w.astype(float), y, prevalence)
 
 
-def _shift(w: np.ndarray, y: np.ndarray, prevalence) -> np.ndarray:
+def _shift(w: Floats, y: Ints, prevalence: ArrayLike | None) -> Floats:
     """Weights under which the classes present stand in the proportions of `prevalence`."""
     if prevalence is None:
         return w
     present = w @ np.eye(len(CLASSES))[y]
-    return w * (np.asarray(prevalence, float) / np.where(present > 0, present, 1))[:, y] * w.sum(1, keepdims=True)
+    share = np.asarray(prevalence, float) / np.where(present > 0, present, 1)
+    shifted: Floats = w * share[:, y] * w.sum(1, keepdims=True)
+    return shifted
 
 
-def _sampled(function, y, groups, resamples: int, seed: int, prevalence=None) -> tuple[dict, dict]:
+def _sampled(
+    function: Callable[[Floats], Values], y: Ints, groups: ArrayLike, resamples: int, seed: int,
+    prevalence: ArrayLike | None = None,
+) -> tuple[Values, Values]:  # fmt: skip
     """A function of weights at the data itself and at every resample: (values, resampled values)."""
     with np.errstate(divide="ignore", invalid="ignore"):
         value = function(_shift(np.ones((1, len(y))), y, prevalence))
@@ -130,12 +138,12 @@ def _sampled(function, y, groups, resamples: int, seed: int, prevalence=None) ->
     return ({k: v[0] for k, v in value.items()}, {k: np.concatenate([b[k] for b in blocks]) for k in value})
 
 
-def _number(x) -> float | None:
+def _number(x: Any) -> float | None:
     """A plain float, or None where it is not defined."""
     return float(x) if np.isfinite(x) else None
 
 
-def _nested(values: dict, leaf) -> dict:
+def _nested(values: Values, leaf: Callable[[str, int | None], Any]) -> dict[str, Any]:
     """{name: leaf} with per-class figures opened into {class: leaf}; leaf gets (name, class index or None)."""
     return {
         name: leaf(name, None) if np.ndim(value) == 0 else {c: leaf(name, i) for i, c in enumerate(CLASSES)}
@@ -143,16 +151,16 @@ def _nested(values: dict, leaf) -> dict:
     }
 
 
-def _percentiles(draws: np.ndarray, count: int) -> tuple[float, float]:
+def _percentiles(draws: Floats, count: float) -> tuple[float, float]:
     """95% percentile interval, expanded for few groups (Hesterberg 2015, doi 10.1080/00031305.2015.1089789)."""
     draws = draws[np.isfinite(draws)]
     if count < 2 or len(draws) < 20:
         return np.nan, np.nan
     tail = ndtr(np.sqrt(count / (count - 1)) * stdtrit(count - 1, 0.025))
-    return tuple(np.quantile(draws, [tail, 1 - tail]))
+    return float(np.quantile(draws, tail)), float(np.quantile(draws, 1 - tail))
 
 
-def _interval(name: str, value: float, draws: np.ndarray, count: int) -> dict[str, float | None]:
+def _interval(name: str, value: Any, draws: Floats, count: float) -> Leaf:
     """{"value", "low", "high"}: t interval on the logit scale for bounded figures, which keeps its coverage near 1."""
     finite = draws[np.isfinite(draws)]
     if not np.isfinite(value) or count < 2 or len(finite) < 20:
@@ -179,68 +187,72 @@ def _interval(name: str, value: float, draws: np.ndarray, count: int) -> dict[st
     }
 
 
-def _balanced_count(y: np.ndarray, groups: np.ndarray) -> float:
+def _balanced_count(y: Ints, groups: NDArray[np.str_]) -> float:
     """How many groups a figure that weighs classes alike rests on: Welch-Satterthwaite degrees of freedom, and one."""
     n = np.array([len(set(groups[y == c])) for c in set(y)])
     freedom = (1 / n).sum() ** 2 / (1 / (n**2 * np.maximum(n - 1, 0.5))).sum()
-    return min(len(set(groups)), 1 + max(1.0, freedom))
+    return min(len(set(groups)), 1 + max(1.0, float(freedom)))
 
 
-def confusion(y, probs) -> np.ndarray:
+def confusion(y: ArrayLike, probs: ArrayLike) -> Ints:
     """Counts (3, 3): rows truth, columns call."""
-    y, probs = _inputs(y, probs)
-    return np.bincount(y * 3 + probs.argmax(1), minlength=9).reshape(3, 3)
+    truth, p = _inputs(y, probs)
+    return np.bincount(truth * 3 + p.argmax(1), minlength=9).reshape(3, 3)
 
 
-def figures(y, probs, cost=None, prevalence=None) -> dict:
+def _cost(cost: ArrayLike | None) -> Floats:
+    return COST if cost is None else np.asarray(cost, float)
+
+
+def figures(
+    y: ArrayLike, probs: ArrayLike, cost: ArrayLike | None = None, prevalence: ArrayLike | None = None
+) -> dict[str, Any]:
     """Every figure without interval: floats, per-class ones as {class: float}; None where not defined."""
-    y, probs = _inputs(y, probs)
-    values, _ = _sampled(
-        lambda w: _scores(y, probs, w, COST if cost is None else np.asarray(cost, float)),
-        y,
-        np.zeros(len(y)),
-        1,
-        0,
-        prevalence,
-    )
+    truth, p = _inputs(y, probs)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = _scores(truth, p, _shift(np.ones((1, len(p))), truth, prevalence), _cost(cost))
+    values = {name: value[0] for name, value in values.items()}
     return _nested(values, lambda name, i: _number(values[name] if i is None else values[name][i]))
 
 
-def intervals(y, probs, groups, cost=None, resamples: int = 1000, seed: int = 0, prevalence=None) -> dict:
+def intervals(
+    y: ArrayLike, probs: ArrayLike, groups: ArrayLike, cost: ArrayLike | None = None, resamples: int = 1000,
+    seed: int = 0, prevalence: ArrayLike | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Every figure as {"value", "low", "high"}: 95%, groups resampled; binary read-outs under "binary"."""
-    y, probs = _inputs(y, probs)
-    cost = COST if cost is None else np.asarray(cost, float)
-    groups = np.asarray(groups).astype(str)
+    truth, p = _inputs(y, probs)
+    names, matrix = np.asarray(groups).astype(str), _cost(cost)
     values, draws = _sampled(
-        lambda w: _scores(y, probs, w, cost) | _binary(y, probs, w), y, groups, resamples, seed, prevalence
+        lambda w: _scores(truth, p, w, matrix) | _binary(truth, p, w), truth, names, resamples, seed, prevalence
     )
-    count = len(set(groups))
-    balanced = _balanced_count(y, groups)
-    called = probs.argmax(1)[:, None] == np.arange(len(CLASSES))
-    truth = y[:, None] == np.arange(len(CLASSES))
-    behind = {"sensitivity": truth, "specificity": ~truth, "ppv": called, "npv": ~called, "class_auroc": truth}
+    count, balanced = len(set(names)), _balanced_count(truth, names)
+    called, true = (np.eye(len(CLASSES), dtype=bool)[of] for of in (p.argmax(1), truth))
+    behind = {"sensitivity": true, "specificity": ~true, "ppv": called, "npv": ~called, "class_auroc": true}
 
-    def leaf(name, i):
+    def leaf(name: str, i: int | None) -> Leaf:
         if i is None:
             return _interval(name, values[name], draws[name], count if name in WHOLE else balanced)
-        return _interval(name, values[name][i], draws[name][:, i], len(set(groups[behind[name][:, i]])))
+        return _interval(name, values[name][i], draws[name][:, i], len(set(names[behind[name][:, i]])))
 
     nested = _nested(values, leaf)
     return {k: v for k, v in nested.items() if ":" not in k} | {"binary": {k: v for k, v in nested.items() if ":" in k}}
 
 
-def paired(y, probs_a, probs_b, groups, cost=None, resamples: int = 1000, seed: int = 0) -> dict:
+def paired(
+    y: ArrayLike, probs_a: ArrayLike, probs_b: ArrayLike, groups: ArrayLike, cost: ArrayLike | None = None,
+    resamples: int = 1000, seed: int = 0,
+) -> dict[str, Any]:  # fmt: skip
     """Differences a minus b as {"value", "low", "high"}, both seen on the same resamples of groups."""
-    (y, a), (_, b) = _inputs(y, probs_a), _inputs(y, probs_b)
-    cost, count = COST if cost is None else np.asarray(cost, float), len(set(np.asarray(groups).astype(str)))
+    (truth, a), (_, b) = _inputs(y, probs_a), _inputs(y, probs_b)
+    matrix, count = _cost(cost), len(set(np.asarray(groups).astype(str)))
 
-    def difference(w):
-        one, other = _scores(y, a, w, cost), _scores(y, b, w, cost)
+    def difference(w: Floats) -> Values:
+        one, other = _scores(truth, a, w, matrix), _scores(truth, b, w, matrix)
         return {name: one[name] - other[name] for name in one}
 
-    values, draws = _sampled(difference, y, groups, resamples, seed)
+    values, draws = _sampled(difference, truth, groups, resamples, seed)
 
-    def leaf(name, i):
+    def leaf(name: str, i: int | None) -> Leaf:
         value, drawn = (values[name], draws[name]) if i is None else (values[name][i], draws[name][:, i])
         low, high = _percentiles(drawn, count) if np.isfinite(value) else (np.nan, np.nan)
         return {"value": _number(value), "low": _number(low), "high": _number(high)}
