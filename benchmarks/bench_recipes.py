@@ -33,14 +33,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "balance: class weights": {"balance": "weights"},
     "balance: none": {"balance": "none"},
     "smoothing: none": {"label_smoothing": 0.0},
-    "smoothing: ordinal": {"ordinal": True},
-    "mixup 0.2": {"mixup": 0.2},
     "frozen: nothing": {"freeze": 0.0},
-    "frozen: all but the head": {"freeze": 1.0},
-    "thawed by quarters": {"thaw": 3},
-    "layer decay 0.8": {"layer_decay": 0.8},
+    "frozen: all but the head, rate 1e-2": {"freeze": 1.0, "lr": 1e-2},
+    "layer decay 0.8, frozen: nothing": {"freeze": 0.0, "layer_decay": 0.8},
     "EMA: none": {"ema": 0.0},
     "vertical flip: none": {"augment": tuple(a for a in Config().augment if a != "vflip")},
+    "smoothing: ordinal": {"ordinal": True},
+    "mixup 0.2": {"mixup": 0.2},
+    "rate 3e-4": {"lr": 3e-4},
+    "thawed by quarters to nothing frozen": {"freeze": 0.0, "thaw": 3},
 }
 SHOWN = ("accuracy", "macro_f1", "auroc", "quadratic_kappa")
 
