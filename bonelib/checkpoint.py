@@ -7,10 +7,13 @@ import json
 import os
 import shutil
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+
+from bonelib.artifact import told
 
 Tensors = dict[str, torch.Tensor]
 
@@ -18,18 +21,19 @@ Tensors = dict[str, torch.Tensor]
 def save(folder: Path, tensors: dict[str, Tensors], optimizer: dict[str, Any], state: dict[str, Any]) -> None:
     """Make `folder`/last from named sets of tensors, an optimiser's state and a JSON state; the former last is kept.
 
-    A kill at any moment leaves at least one whole checkpoint.
+    A kill at any moment, or a disk that is full, leaves at least one whole checkpoint.
     """
     aside = folder / "incoming"
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    for name, part in tensors.items():
-        save_file({k: v.detach().contiguous().cpu() for k, v in part.items()}, aside / f"{name}.safetensors")
-    torch.save(optimizer, aside / "optimizer.pt")
-    hashes = {p.name: _sha256(p) for p in sorted(aside.iterdir())}
-    (aside / "state.json").write_text(json.dumps({"sha256": hashes, **state}))
-    for path in [*aside.iterdir(), aside]:
-        _fsync(path)
+    with told(folder / "last", aside):
+        aside.mkdir(parents=True)
+        for name, part in tensors.items():
+            save_file({k: v.detach().contiguous().cpu() for k, v in part.items()}, aside / f"{name}.safetensors")
+        torch.save(optimizer, aside / "optimizer.pt")
+        hashes = {p.name: _sha256(p) for p in sorted(aside.iterdir())}
+        (aside / "state.json").write_text(json.dumps({"sha256": hashes, **state}))
+        for path in [*aside.iterdir(), aside]:
+            _fsync(path)
     last, previous = folder / "last", folder / "previous"
     shutil.rmtree(previous, ignore_errors=True)
     if last.exists():
@@ -42,16 +46,17 @@ def keep_best(path: Path) -> None:
     """Make `best`, beside the checkpoint `path`, of the weights in it that were validated."""
     aside, best = path.parent / "incoming-best", path.parent / "best"
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
     weights = path / "ema.safetensors"
-    shutil.copy(weights if weights.exists() else path / "model.safetensors", aside / "weights.safetensors")
-    facts = {
-        "sha256": {"weights.safetensors": _sha256(aside / "weights.safetensors")},
-        "epoch": read_state(path)["epoch"],
-    }
-    (aside / "state.json").write_text(json.dumps(facts))
-    for path in [*aside.iterdir(), aside]:
-        _fsync(path)
+    with told(best, aside):
+        aside.mkdir()
+        shutil.copy(weights if weights.exists() else path / "model.safetensors", aside / "weights.safetensors")
+        facts = {
+            "sha256": {"weights.safetensors": _sha256(aside / "weights.safetensors")},
+            "epoch": read_state(path)["epoch"],
+        }
+        (aside / "state.json").write_text(json.dumps(facts))
+        for path in [*aside.iterdir(), aside]:
+            _fsync(path)
     shutil.rmtree(best, ignore_errors=True)
     aside.replace(best)
 
@@ -83,7 +88,10 @@ def read_tensors(path: Path, name: str) -> Tensors:
 
 
 def read_optimizer(path: Path) -> dict[str, Any]:
-    return dict(torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True))
+    try:
+        return dict(torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True))
+    except UnpicklingError as error:
+        raise ValueError(f"{path / 'optimizer.pt'} holds more than an optimiser's numbers, and is not read") from error
 
 
 def _sha256(path: Path) -> str:

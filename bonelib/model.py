@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 
+from bonelib import artifact
 from bonelib.config import CLASSES, Config, ConfigError
 
 
@@ -27,6 +28,10 @@ class WeightsError(RuntimeError):
 
 class Net(nn.Module):
     """A timm backbone that takes grey radiographs: (B, 1, S, S) uint8 -> logits (B, 3)."""
+
+    backbone: Any  # what timm's models have beyond nn.Module is in no type
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, backbone: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
@@ -67,11 +72,7 @@ def build(cfg: Config) -> Net:
         overlay["file"] = cfg.weights
     overlay |= {k: v * 3 if len(v) == 1 else v for k in ("mean", "std") if (v := getattr(cfg, k))}
     make = {"num_classes": len(CLASSES), "drop_rate": cfg.dropout, **cfg.backbone_args}
-    if not timm.is_model(cfg.backbone.split(".")[0]):
-        near = timm.list_models(f"*{cfg.backbone[:12]}*")[:5]
-        raise ConfigError(
-            f"backbone = {cfg.backbone!r}: timm knows no such model; near it: {', '.join(near) or 'none'}"
-        )
+    _check_name(cfg.backbone, cfg.backbone_args)
     try:
         net = timm.create_model(cfg.backbone, pretrained=cfg.pretrained, pretrained_cfg_overlay=overlay or None, **make)
     except Exception as error:  # the hub's client raises many kinds
@@ -90,6 +91,15 @@ def build(cfg: Config) -> Net:
     given = net.pretrained_cfg
     mean, std = tuple(overlay.get("mean", given["mean"])), tuple(overlay.get("std", given["std"]))
     return Net(net, mean, std).to(memory_format=torch.channels_last)
+
+
+def _check_name(backbone: str, args: dict[str, Any]) -> None:
+    """ConfigError if timm has no such architecture, or if its arguments name a file: timm would unpickle that."""
+    if not timm.is_model(backbone.split(".")[0]):
+        near = timm.list_models(f"*{backbone[:12]}*")[:5]
+        raise ConfigError(f"backbone = {backbone!r}: timm knows no such model; near it: {', '.join(near) or 'none'}")
+    if files := sorted(a for a in args if a.startswith(("pretrained", "checkpoint", "cache"))):
+        raise ConfigError(f"backbone_args: {', '.join(files)} cannot be given; weights come from the setting weights")
 
 
 def _check_fit(net: nn.Module, weights: str) -> None:
@@ -152,20 +162,20 @@ def logits(net: nn.Module, batches: Iterable[torch.Tensor], kind: str, on: torch
 
 def save(net: Net, folder: Path, cfg: Config, **facts: Any) -> None:
     """`model.safetensors` and `config.json`: all that prediction needs, and `facts`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous() for k, v in net.state_dict().items()}, folder / "model.safetensors")
+    with artifact.whole(folder / "model.safetensors") as aside:
+        save_file({k: v.contiguous() for k, v in net.state_dict().items()}, aside)
     meta = {
         "classes": CLASSES, "backbone": cfg.backbone, "backbone_args": cfg.backbone_args, "image_size": cfg.image_size,
         "mean": (net.mean / 255).flatten().tolist(), "std": (net.std / 255).flatten().tolist(), "temperature": 1.0,
         "versions": {"torch": torch.__version__, "timm": timm.__version__}, **facts,
     }  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(meta, indent=2))
+    artifact.write(folder / "config.json", json.dumps(meta, indent=2))
 
 
 def amend(folder: Path, **facts: Any) -> None:
     """Write `facts`, such as the temperature that validation gave, into a saved model's config.json."""
     path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | facts, indent=2))
+    artifact.write(path, json.dumps(json.loads(path.read_text()) | facts, indent=2))
 
 
 def digest(folder: Path) -> str:
@@ -179,6 +189,7 @@ def load(folder: Path) -> tuple[Net, dict[str, Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no trained model (config.json); run 03_train first")
     meta = json.loads(path.read_text())
+    _check_name(meta["backbone"], meta["backbone_args"])
     backbone = timm.create_model(meta["backbone"], num_classes=len(meta["classes"]), **meta["backbone_args"])
     net = Net(backbone, tuple(meta["mean"]), tuple(meta["std"])).to(memory_format=torch.channels_last)
     net.load_state_dict(load_file(Path(folder) / "model.safetensors"))

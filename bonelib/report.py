@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from bonelib import card, evaluation, page, verdict
+from bonelib import artifact, card, evaluation, page, verdict
 from bonelib.config import CLASSES
 from bonelib.page import absent, paragraph, table
 
@@ -45,7 +45,7 @@ def _drawn(held: dict[str, Any], section: str) -> str:
     return page.pictures(p for name in FIGURES[section] for p in held["figures"] if p.stem.startswith(name))
 
 
-def _data(held: dict) -> str:
+def _data(held: dict[str, Any]) -> str:
     out, catalog, splits = "", held["catalog"], held["splits"]
     if catalog is not None:
         read = int((catalog["status"] == "ok").sum())
@@ -63,7 +63,7 @@ def _data(held: dict) -> str:
     return out + f"<details><summary>What the audit found</summary>{page.tree(held['audit'])}</details>"
 
 
-def _figures(held: dict) -> str:
+def _figures(held: dict[str, Any]) -> str:
     m = held["metrics"]
     kinds, gap = list(m["test"]), m["differences"].get("tta_minus_plain")
     columns = [*m["test"].values(), *([gap] if gap else [])]
@@ -84,7 +84,7 @@ def _figures(held: dict) -> str:
     return out + _drawn(held, "figures")
 
 
-def _baselines(held: dict) -> str:
+def _baselines(held: dict[str, Any]) -> str:
     m, shown = held["metrics"], ("auroc", "macro_f1", "accuracy")
     if not m["baselines"]:
         return absent("no baseline was computed, so whether an image model was needed is unknown")
@@ -97,7 +97,7 @@ def _baselines(held: dict) -> str:
     return out + _drawn(held, "baselines")
 
 
-def _calibration(held: dict) -> str:
+def _calibration(held: dict[str, Any]) -> str:
     block = held["metrics"]["calibration"][held["metrics"]["model"]]
     stages = block["before"], block["after"]
     rows = [("ECE", *(s["ece"] for s in stages)), ("ECE of perfect calibration", *(s["ece_floor"] for s in stages))]
@@ -113,7 +113,7 @@ def _calibration(held: dict) -> str:
     return paragraph(told) + table(("", "before", "after"), rows) + _drawn(held, "calibration")
 
 
-def _selective(held: dict) -> str:
+def _selective(held: dict[str, Any]) -> str:
     block = held["metrics"]["selective"][held["metrics"]["model"]]
     told = f"A target accuracy of {block['target_accuracy']:.0%} is reached on validation by no threshold: refer all."
     if block["threshold"] is not None:
@@ -134,7 +134,7 @@ def _selective(held: dict) -> str:
     return paragraph(told) + table(head, rows) + _drawn(held, "selective")
 
 
-def _subgroups(held: dict) -> str:
+def _subgroups(held: dict[str, Any]) -> str:
     shown, out = ("auroc", "macro_f1", "accuracy"), ""
     for column, blocks in held["metrics"]["subgroups"].items():
         rows = [(k, f"{b['images']} ({b['groups']})", *(b[s] for s in shown)) for k, b in blocks.items()]
@@ -142,7 +142,7 @@ def _subgroups(held: dict) -> str:
     return out or absent("no metadata column with two subgroups of enough patients in the test split")
 
 
-def _failures(held: dict) -> str:
+def _failures(held: dict[str, Any]) -> str:
     if held["predictions"] is None:
         return absent("no predictions.csv in this run")
     out, head = "", ("image", "true, called", "probabilities")
@@ -157,7 +157,7 @@ def _failures(held: dict) -> str:
     return out
 
 
-def _training(held: dict) -> str:
+def _training(held: dict[str, Any]) -> str:
     history, out = held["history"], _drawn(held, "training")
     if history is None or not len(history):
         return absent("no history.csv in this run") + out
@@ -167,7 +167,7 @@ def _training(held: dict) -> str:
     return paragraph(f"{told}{best['val_accuracy']:.2f}. The test split had no part in the choice.") + out
 
 
-def _explanations(held: dict) -> str:
+def _explanations(held: dict[str, Any]) -> str:
     found, out = held["explain"], _drawn(held, "explanations")
     if not found:
         return absent("no checks of heat maps (explain.json) in this run") + out
@@ -216,6 +216,6 @@ def write(run: Path | str) -> Path:
     if left := [p for p in held["figures"] if not p.stem.startswith(known)]:
         body += f"<h2>More figures</h2>{page.pictures(left)}"
     html = page.document("May this model be believed?", paragraph(card.NOTICE) + body)
-    (run / "report.html").write_text(html, encoding="utf-8")
-    (run / "MODEL_CARD.md").write_text(card.markdown(held), encoding="utf-8")
+    artifact.write(run / "report.html", html)
+    artifact.write(run / "MODEL_CARD.md", card.markdown(held))
     return run / "report.html"

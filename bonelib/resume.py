@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from bonelib import checkpoint
+from bonelib import artifact, checkpoint
 
 # Settings that may differ between a run and its resume: they change where things lie or when to stop, not the path.
 MAY_CHANGE = {
@@ -32,7 +32,7 @@ def keep(
     checkpoint.save(folder / "checkpoints", tensors, {"optimizer": optimizer.state_dict(), "scaler": scaler}, state)
     if state["best"]["epoch"] == state["epoch"]:
         checkpoint.keep_best(folder / "checkpoints" / "last")
-    pd.DataFrame(state["history"]).to_csv(folder / "history.csv", index=False)
+    artifact.write(folder / "history.csv", pd.DataFrame(state["history"]).to_csv(index=False))
 
 
 def restore(

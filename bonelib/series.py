@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,8 +15,9 @@ import pandas as pd
 from accelerate import PartialState
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
-from bonelib import archive, audit, catalog, evaluation, images, inputs, model, predict, split, train
+from bonelib import archive, artifact, audit, catalog, evaluation, images, inputs, model, predict, split, train
 from bonelib.config import Config
 from bonelib.resume import ResumeError
 
@@ -34,10 +36,9 @@ def audited(cfg: Config, afresh: bool = False) -> tuple[pd.DataFrame, dict[str, 
             if not afresh:
                 print(f"{cfg.root} holds no audit of these images: making it, as 01_explore does")
             kept = audit.audit(table, thumbs, cfg, root)
-            cfg.root.mkdir(parents=True, exist_ok=True)
-            kept[0].to_csv(cfg.root / "catalog.csv", index=False)
-            (cfg.root / "audit.json").write_text(json.dumps(kept[1], indent=2))
-            (cfg.root / "config.json").write_text(cfg.json())
+            artifact.write(cfg.root / "catalog.csv", kept[0].to_csv(index=False))
+            artifact.write(cfg.root / "audit.json", json.dumps(kept[1], indent=2))
+            artifact.write(cfg.root / "config.json", cfg.json())
     return *kept, thumbs, root
 
 
@@ -47,22 +48,21 @@ def trainings(cfg: Config) -> Iterator[Training]:
     One in the run folder, or with `folds` one a fold and repeat in a folder of its own below it, with `splits.csv` each.
     """
     table, _, _, root = audited(cfg)
-    for repeat in range(cfg.repeats if cfg.folds else 1):
-        for fold in range(cfg.folds or 1):
-            below = f"/repeat-{repeat}-fold-{fold}" if cfg.folds else ""
-            one = dataclasses.replace(cfg, run=cfg.run + below, seed=cfg.seed + repeat)
-            splits = split.split(table, cfg, fold, repeat)
-            with PartialState().main_process_first():
-                one.root.mkdir(parents=True, exist_ok=True)
-                splits.to_csv(one.root / "splits.csv", index=False)
-                if cfg.folds and repeat == fold == 0:
-                    splits.to_csv(cfg.root / "splits.csv", index=False)
-                pixels, facts = images.cache(root, splits["path"].tolist(), cfg.image_size, cfg.cache)
-            known = table.set_index("path")["sha256"].reindex(splits["path"])
-            changed = splits["path"][facts["sha256"].to_numpy() != known.to_numpy()]
-            if len(changed):
-                raise catalog.DataError(f"{changed.iloc[0]} changed since the audit; run 01_explore again")
-            yield one, splits, pixels
+    each = list(itertools.product(range(cfg.repeats if cfg.folds else 1), range(cfg.folds or 1)))
+    for repeat, fold in tqdm(each, desc="trainings", disable=len(each) == 1 or not PartialState().is_main_process):
+        below = f"/repeat-{repeat}-fold-{fold}" if cfg.folds else ""
+        one = dataclasses.replace(cfg, run=cfg.run + below, seed=cfg.seed + repeat)
+        splits = split.split(table, cfg, fold, repeat)
+        with PartialState().main_process_first():
+            artifact.write(one.root / "splits.csv", splits.to_csv(index=False))
+            if cfg.folds and repeat == fold == 0:
+                artifact.write(cfg.root / "splits.csv", splits.to_csv(index=False))
+            pixels, facts = images.cache(root, splits["path"].tolist(), cfg.image_size, cfg.cache)
+        known = table.set_index("path")["sha256"].reindex(splits["path"])
+        changed = splits["path"][facts["sha256"].to_numpy() != known.to_numpy()]
+        if len(changed):
+            raise catalog.DataError(f"{changed.iloc[0]} changed since the audit; run 01_explore again")
+        yield one, splits, pixels
 
 
 def _kept(run: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]] | None:
@@ -108,6 +108,7 @@ def calibrated(cfg: Config) -> list[predict.Model]:
     """The run's models, ready to answer; where missing, trained as 03_train does and calibrated as 04_evaluate does."""
     metas = [json.loads((folder / "config.json").read_text()) for folder in predict.folders(cfg.root)]
     if not metas or not all("threshold" in meta for meta in metas):
+        _check_data(cfg)
         made = list(trainings(cfg))
         nets = [trained(*one)[0] for one in made]
         parts = [
@@ -119,10 +120,21 @@ def calibrated(cfg: Config) -> list[predict.Model]:
     return predict.load(cfg.root)
 
 
+def _check_data(cfg: Config) -> None:
+    """A run of other data is left as it is: its catalogue and splits would be written over."""
+    kept = cfg.root / "config.json"
+    if kept.is_file() and (data := json.loads(kept.read_text())["data"]) != cfg.data:
+        raise catalog.DataError(
+            f"{cfg.root} was made from data = {data!r}, and is asked about {cfg.data!r}: give that data, another run folder, "
+            "or, to ask a calibrated model about new pictures, images"
+        )
+
+
 def unseen(cfg: Config) -> tuple[Path, list[str]]:
     """A folder and the paths in it of the pictures that `cfg.images` means; where it is empty, those of the test split."""
     if cfg.images:
         return archive.files(cfg.images)
+    _check_data(cfg)
     splits = next(trainings(cfg))[1]
     return audited(cfg)[3], splits.loc[splits["split"] == "test", "path"].tolist()
 
@@ -140,9 +152,9 @@ def pooled(cfg: Config, tables: Sequence[pd.DataFrame], trainings: Sequence[Trai
 
 def show(figure: Figure, cfg: Config, name: str) -> Figure:
     """Keep a figure as `figures/<name>.png` in the run folder, and give it back to be displayed."""
-    path = cfg.root / "figures" / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    if PartialState().is_main_process:
+        with artifact.whole(cfg.root / "figures" / f"{name}.png") as aside:
+            figure.savefig(aside)
     return figure
 
 
