@@ -71,6 +71,16 @@ def _calibration(val: pd.DataFrame, test: pd.DataFrame, priors: Priors | None) -
     return block, after_val, after
 
 
+def learnt(predictions: pd.DataFrame, priors: Priors | None, target: float) -> dict[str, float | None]:
+    """What prediction takes from validation, as `evaluate` fits it: `temperature`, and `threshold` (None: none reaches target)."""
+    val = _part(predictions, "plain", "val")
+    block, probs, _ = _calibration(val, val, priors)
+    return {
+        "temperature": block["temperature"],
+        "threshold": calibrate.choose_threshold(_y(val), probs, target),
+    }
+
+
 def _selective(
     val: pd.DataFrame, test: pd.DataFrame, probs_val: Floats, probs: Floats, target: float
 ) -> dict[str, Any]:
