@@ -1,0 +1,79 @@
+"""Batches from a folder: how many images a second, in the first epoch and in later ones?
+
+python benchmarks/bench_loading.py [--rounds 3] [--size toy] [--jpeg FOLDER] [--png FOLDER]
+
+1,000 files at 300 px with two workers, and in the main process alone. The first epoch begins before anything is decoded.
+bonelib hands over uint8 that the model scales, 0.5 ms a picture on a CPU core; the others hand over scaled floats.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import multiprocessing
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pictures
+import side_by_side
+from loaders import KEEP, LOADERS, Load
+
+SIZES = {
+    "full": {"rows": 1000, "at": 300, "seconds": 2.0, "shrink": 1},
+    "toy": {"rows": 12, "at": 32, "seconds": 0.0, "shrink": 8},
+}
+UNIT = "images/s"
+TARGETS = {
+    "later epochs, large JPEG": {"plain": 20, "best peer": 5},
+    "later epochs, 224 px PNG": {"plain": 7, "best peer": 7},
+    "first epoch, large JPEG": {"plain": 1.3},
+    "first epoch, 224 px PNG": {"plain": 1.0},
+    "later epochs, large JPEG, no workers": {"plain": 20},
+}
+
+
+@functools.cache
+def process(name: str) -> ProcessPoolExecutor:
+    """One process a loader, through all rounds: some packages change torch and OpenCV for all that share theirs."""
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context("fork"))
+    small = pictures.folder("png", 12, 8)
+    pool.submit(rates, name, small, Load(32, 6, 0), 0.0).result()  # imports, and whatever else happens once
+    return pool
+
+
+def rates(name: str, folder: Path, load: Load, seconds: float) -> tuple[float, float]:
+    """Images a second in the first epoch, and in later ones, of which so many are run that they take `seconds`."""
+    began = time.perf_counter()
+    epochs = LOADERS[name](folder, load)
+    first = sum(len(batch[0]) for batch in next(epochs)) / (time.perf_counter() - began)
+    if name not in KEEP:
+        return first, first
+    began, seen = time.perf_counter(), 0
+    while not seen or time.perf_counter() - began < seconds:
+        seen += sum(len(batch[0]) for batch in next(epochs))
+    return first, seen / (time.perf_counter() - began)
+
+
+def measure(size: str = "full", jpeg: str = "", png: str = "") -> side_by_side.Round:
+    """One round: every loader that is installed, one after the other."""
+    rows, at, seconds, shrink = SIZES[size].values()
+    two, alone = (Load(at, min(32, rows // 2), workers) for workers in (2, 0))
+    large, small = pictures.folder("jpeg", rows, shrink, jpeg), pictures.folder("png", rows, shrink, png)
+    out: side_by_side.Round = {question: {} for question in TARGETS}
+    for name in LOADERS:
+        package = name.split()[0].lower()
+        if package not in ("bonelib", "plain") and not importlib.util.find_spec(package):
+            print(f"{name}: not installed")
+            continue
+        run = process(name).submit
+        for folder, words in ((large, "large JPEG"), (small, "224 px PNG")):
+            first, later = run(rates, name, folder, two, seconds).result()
+            out[f"first epoch, {words}"][name], out[f"later epochs, {words}"][name] = first, later
+        if name in ("bonelib", "plain"):
+            out["later epochs, large JPEG, no workers"][name] = run(rates, name, large, alone, seconds).result()[1]
+    return out
+
+
+if __name__ == "__main__":
+    side_by_side.main(__doc__, measure, TARGETS, UNIT, jpeg="", png="")
