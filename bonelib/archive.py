@@ -26,7 +26,6 @@ from bonelib.config import Config
 
 PART = 256  # images that a file of results holds: what a kill may cost, and what is decoded ahead
 COLUMNS = ["path", *predict.PROBS, "call", "reason"]
-TEXT = {"dtype": str, "keep_default_na": False, "encoding_errors": "surrogateescape"}  # names may be in any encoding
 
 
 class ArchiveError(ValueError):
@@ -80,7 +79,7 @@ def answers(cfg: Config, models: Sequence[predict.Model], root: Path, paths: Seq
     ) as bar:
         for file, names in missing.items():
             table = predict.answers(models, list(islice(pictures, len(names))), cfg.batch_size, kind)
-            _write(table.assign(path=names)[COLUMNS], file)
+            _write(table.assign(path=_shown(names))[COLUMNS], file)
             bar.update(len(names))
     if state.is_main_process:
         for file, names in parts.items():
@@ -116,15 +115,20 @@ def _decoded(paths: Iterable[Path], size: int, ahead: int) -> Iterator[tuple[Any
             yield waiting.popleft().result()
 
 
+def _shown(names: Sequence[str]) -> list[str]:
+    """File names as text that any program reads, whatever their encoding was."""
+    return [name.encode(errors="backslashreplace").decode() for name in names]
+
+
 def _whole(file: Path, names: Sequence[str]) -> bool:
     try:
-        return list(pd.read_csv(file, **TEXT)["path"]) == list(names)
+        return list(pd.read_csv(file, dtype=str, keep_default_na=False)["path"]) == _shown(names)
     except (OSError, ValueError, KeyError):
         return False
 
 
 def _write(table: pd.DataFrame, file: Path) -> None:
-    table.to_csv(f"{file}.tmp", index=False, float_format="%.6f", errors="surrogateescape")
+    table.to_csv(f"{file}.tmp", index=False, float_format="%.6f")
     Path(f"{file}.tmp").replace(file)
 
 

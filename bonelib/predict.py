@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from bonelib import augment, calibrate, inputs, loader, model
 from bonelib.config import CLASSES, Config
+from bonelib.metrics import PROBS
 
 KINDS = ("plain", "tta")
-PROBS = [f"p_{c.lower()}" for c in CLASSES]
 REFER, UNSURE = "refer", "unsure"  # the call that leaves a picture to a person, and how its commonest reason begins
 Model = tuple[model.Net, dict[str, Any]]  # on the device, and its config.json
 
