@@ -112,7 +112,7 @@ def _findings(
     suspects: list[dict[str, Any]],
 ) -> dict[str, Any]:  # fmt: skip
     def paths(numbers: Iterable[int]) -> list[str]:
-        return rows["path"].iloc[list(numbers)].tolist()
+        return [rows["path"].iloc[i] for i in numbers]
 
     listed = [
         {"paths": paths(c["rows"]), "labels": rows["label"].iloc[c["rows"]].tolist(), "kept": paths([c["kept"]])[0],

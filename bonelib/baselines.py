@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from sklearn.compose import make_column_transformer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
@@ -14,13 +16,10 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from bonelib.config import CLASSES
 
-CATALOG = {"path", "label", "patient", "width", "height", "format", "bytes", "sha256", "pixels", "status", "group"} | {
-    "issues",
-    "given_split",
-    "split",
-    "fold",
-    "draws",
-}  # the catalog's own columns: what is left is metadata of the patient
+CATALOG = {
+    "path", "label", "patient", "width", "height", "format", "bytes", "sha256", "pixels", "status", "group", "issues",
+    "given_split", "split", "fold", "draws",
+}  # fmt: skip  # the catalog's own columns: what is left is metadata of the patient
 DEFINES = re.compile(
     r"t.?score|z.?score|bmd|density|diagnos|label|class|target|qus|fracture.?risk|frax|(^|_)id$|image|file|name", re.I
 )
@@ -36,12 +35,12 @@ def metadata_columns(table: pd.DataFrame) -> tuple[list[str], list[str]]:
     return [c for c in own if not DEFINES.search(c)], [c for c in own if DEFINES.search(c)]
 
 
-def _share(values: np.ndarray, count: int) -> np.ndarray:
+def _share(values: NDArray[Any], count: int) -> NDArray[Any]:
     """Histogram of small integers as shares: (count,)."""
     return np.bincount(values.ravel(), minlength=count)[:count] / values.size
 
 
-def _patterns(grey: np.ndarray, step: int) -> np.ndarray:
+def _patterns(grey: NDArray[Any], step: int) -> NDArray[Any]:
     """Local binary patterns of one (H, W) image at a radius, as shares: (10,)."""
     h, w = grey.shape
     inner = grey[step : h - step, step : w - step]
@@ -52,51 +51,45 @@ def _patterns(grey: np.ndarray, step: int) -> np.ndarray:
     return _share(_CODE[code], 10)
 
 
-def texture(images: np.ndarray) -> np.ndarray:
+def texture(images: NDArray[Any]) -> NDArray[Any]:
     """Histogram of grey levels and local binary patterns at 1, 2 and 4 px: (N, S, S) uint8 to (N, 62)."""
     return np.stack([np.concatenate([_share(g >> 3, 32), *(_patterns(g, step) for step in (1, 2, 4))]) for g in images])
 
 
-def corners(images: np.ndarray, cells: int = 8) -> np.ndarray:
+def corners(images: NDArray[Any], cells: int = 8) -> NDArray[Any]:
     """Mean and spread of the four corners, 2 x 2 cells of a coarse grid each: (N, S, S) uint8 to (N, 32)."""
     step = images.shape[1] // cells
-    grid = np.stack([g[: step * cells, : step * cells].reshape(cells, step, cells, step) for g in images]).astype(
-        np.float32
-    )
+    cut = images[:, : step * cells, : step * cells].astype(np.float32)
+    grid = cut.reshape(-1, cells, step, cells, step)
     outer = np.isin(np.arange(cells), (0, 1, cells - 2, cells - 1))
     kept = outer[:, None] & outer
     return np.concatenate([grid.mean((2, 4))[:, kept], grid.std((2, 4))[:, kept]], 1)
 
 
-def _regression():
+def _regression() -> LogisticRegression:
     return LogisticRegression(C=0.1, class_weight="balanced", solver="newton-cg", max_iter=2000)
 
 
-def _fill(model, rows) -> np.ndarray:
+def _fill(model: Any, rows: NDArray[Any]) -> NDArray[Any]:
     """Probabilities (N, 3) of a fitted model, 0 for classes it never saw."""
     probs = np.zeros((len(rows), len(CLASSES)))
     probs[:, model.classes_] = model.predict_proba(rows)
     return probs
 
 
-def majority(y_train, count: int) -> np.ndarray:
+def majority(y_train: NDArray[Any], count: int) -> NDArray[Any]:
     """The training shares of the classes for every image: (count, 3); their argmax is the majority class."""
     return np.tile(np.bincount(y_train, minlength=len(CLASSES)) / len(y_train), (count, 1))
 
 
-def regression(x_train, y_train, x_test) -> np.ndarray:
+def regression(x_train: NDArray[Any], y_train: NDArray[Any], x_test: NDArray[Any]) -> NDArray[Any]:
     """Logistic regression on standardised features, classes weighted equally: (N, 3)."""
     if len(set(y_train)) < 2:
         return majority(y_train, len(x_test))
     return _fill(make_pipeline(StandardScaler(), _regression()).fit(x_train, y_train), x_test)
 
 
-def intensity(train_images, y_train, test_images) -> np.ndarray:
-    """Logistic regression on histogram and texture: images (N, S, S) uint8, (N, 3) out."""
-    return regression(texture(train_images), y_train, texture(test_images))
-
-
-def _encoder(table: pd.DataFrame, columns: list[str]):
+def _encoder(table: pd.DataFrame, columns: list[str]) -> Any:
     """Median-filled and standardised numbers, one-hot categories that more than two rows share."""
     numeric = [c for c in columns if pd.api.types.is_numeric_dtype(table[c])]
     words = [c for c in columns if c not in numeric]
@@ -106,7 +99,7 @@ def _encoder(table: pd.DataFrame, columns: list[str]):
     )
 
 
-def encode(train: pd.DataFrame, test: pd.DataFrame, columns: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def encode(train: pd.DataFrame, test: pd.DataFrame, columns: list[str]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Metadata of train and test rows as numbers, learnt on train rows alone."""
     train, test = (t[columns].copy() for t in (train, test))
     for c in columns:
@@ -116,7 +109,7 @@ def encode(train: pd.DataFrame, test: pd.DataFrame, columns: list[str]) -> tuple
     return encoder.transform(train), encoder.transform(test)
 
 
-def predict(splits: pd.DataFrame, images: np.ndarray, catalog: pd.DataFrame | None = None) -> pd.DataFrame:
+def predict(splits: pd.DataFrame, images: NDArray[Any], catalog: pd.DataFrame | None = None) -> pd.DataFrame:
     """Test rows of every baseline: path, label, group, baseline, p_normal, p_osteopenia, p_osteoporosis.
 
     splits: path, label, group, split. images: (N, S, S) uint8 in the order of splits. catalog: metadata by path.
@@ -125,8 +118,7 @@ def predict(splits: pd.DataFrame, images: np.ndarray, catalog: pd.DataFrame | No
     y = splits["label"].map(CLASSES.index).to_numpy()
     features = {"intensity": texture(images), "corners": corners(images)}
     probs = {"majority": majority(y[train], len(test))}
-    columns = metadata_columns(catalog)[0] if catalog is not None else []
-    if columns:
+    if catalog is not None and (columns := metadata_columns(catalog)[0]):
         table = catalog.drop_duplicates("path").set_index("path").reindex(splits["path"])
         known = encode(table.iloc[train], table.iloc[test], columns)
         probs["metadata"] = regression(known[0], y[train], known[1])

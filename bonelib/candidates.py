@@ -141,7 +141,8 @@ def _flipped(low: Array, detail: Array, pairs: Array) -> Array:
         across, down = flip.sum(0).astype(int)
         other = (other if flip[0, 0] else other.transpose(0, 2, 1))[:, ::down, ::across]
         alike[here] = np.einsum("nij,nij->n", detail[found[here, 0]], other, dtype=np.float32) > DETAIL
-    return found[alike]
+    confirmed: Array = found[alike]
+    return confirmed
 
 
 def turned(thumbs: Array, rows: Array) -> list[Candidate]:
@@ -173,7 +174,7 @@ def features(thumb: Array) -> tuple[Array, Array]:
     grey = cv2.resize(thumb, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
     detail = grey - cv2.GaussianBlur(grey, (0, 0), 5)
     local = 128 + 45 * detail / (np.sqrt(cv2.GaussianBlur(detail * detail, (0, 0), 8)) + 6)
-    sift = cv2.SIFT_create(nfeatures=3 * POINTS, contrastThreshold=0.02, edgeThreshold=20)
+    sift = cv2.SIFT.create(nfeatures=3 * POINTS, contrastThreshold=0.02, edgeThreshold=20)
     points, what = sift.detectAndCompute(np.clip(local, 0, 255).astype(np.uint8), None)
     if what is None:
         return np.zeros((0, 4), np.float32), np.zeros((0, 128), np.float32)
@@ -219,7 +220,7 @@ def _agreeing(matches: Array, points: Array, owner: Array, mirrored: bool) -> li
             agree = np.isin(sector[first:end], (best, (best + 1) % 12))
             if agree.sum() >= VOTES:
                 out.append(matches[first:end][agree])
-        first = end
+        first = int(end)
     return out
 
 

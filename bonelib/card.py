@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -67,7 +68,7 @@ ITEMS = (
 )
 
 
-def partition(splits: pd.DataFrame) -> list[tuple]:
+def partition(splits: pd.DataFrame) -> list[tuple[str | int, ...]]:
     """Rows of split and images of each class."""
     counts = splits.groupby(["split", "label"]).size().unstack(fill_value=0).reindex(columns=CLASSES, fill_value=0)
     return [(part, *map(int, counts.loc[part])) for part in ("train", "val", "test") if part in counts.index]
@@ -91,7 +92,7 @@ def _cell(text: Any) -> str:
     return str(text).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("`", "'").replace("\n", " ")
 
 
-def _table(head: tuple, rows: list[tuple]) -> list[str]:
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     return ["| " + " | ".join(map(_cell, row)) + " |" for row in (head, ("---",) * len(head), *rows)] + [""]
 
 

@@ -91,7 +91,8 @@ def _refined(a: Layer, b: Layer, start: Array, hopeless: float) -> tuple[Array, 
         return start, score
     try:
         stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
-        found = cv2.findTransformECC(a[0], b[0], start.astype(np.float32), cv2.MOTION_AFFINE, stop, None, 3)[1]
+        everywhere = np.ones(a[0].shape, np.uint8)
+        found = cv2.findTransformECC(a[0], b[0], start.astype(np.float32), cv2.MOTION_AFFINE, stop, everywhere, 3)[1]
     except cv2.error:  # it did not converge
         return start, score
     refined = agreement(a, b, found)

@@ -19,6 +19,7 @@ from bonelib.compare import SAME, Texture, align, describe
 ANY_ANGLE = 20_000  # pictures up to which copies at any angle are sought: their points must fit into memory
 
 Array = NDArray[Any]
+Pair = tuple[int, int, str, float]  # two rows, what was done to the one to get the other, how sure
 
 
 def find(thumbs: Array, files: pd.DataFrame | None = None, any_angle: bool | None = None) -> pd.DataFrame:
@@ -63,7 +64,8 @@ def joined(n: int, links: Iterable[tuple[int, int]]) -> Array:
     """(n,) int: the number of each item's cluster, when linked items belong together, transitively."""
     ab = np.array(list(links), int).reshape(-1, 2)
     graph = coo_matrix((np.ones(len(ab)), (ab[:, 0], ab[:, 1])), shape=(n, n))
-    return connected_components(graph, directed=False)[1]
+    number: Array = connected_components(graph, directed=False)[1]
+    return number
 
 
 def clusters(thumbs: Array, files: pd.DataFrame | None = None, any_angle: bool | None = None) -> Array:
@@ -72,10 +74,10 @@ def clusters(thumbs: Array, files: pd.DataFrame | None = None, any_angle: bool |
     return joined(len(thumbs), zip(pairs["a"], pairs["b"], strict=True))
 
 
-def _identical(thumbs: Array, rows: Array, sizes: list[tuple[int, int]], sha256: list[str] | None) -> list[tuple]:
+def _identical(thumbs: Array, rows: Array, sizes: list[tuple[int, int]], sha256: list[str] | None) -> list[Pair]:
     """Each row whose file or whose pixels an earlier one has, linked to the earliest."""
     first: dict[Any, int] = {}
-    pairs = []
+    pairs: list[Pair] = []
     for i in map(int, rows):
         kind, of = "same file", first.setdefault(sha256[i] if sha256 else i, i)
         if of == i:
@@ -87,13 +89,13 @@ def _identical(thumbs: Array, rows: Array, sizes: list[tuple[int, int]], sha256:
 
 def _confirmed(
     thumbs: Array, frames: list[Box], sizes: list[tuple[int, int]], found: list[Candidate], hopeless: float = 0.25
-) -> list[tuple]:
+) -> list[Pair]:
     """The candidates that are one picture, but for those already linked through others."""
     texture = lru_cache(512)(lambda i: Texture(thumbs[i], frames[i]))
     linked = DisjointSet({int(i) for c in found for i in c[:2]})
-    pairs: list[tuple] = []
+    pairs: list[Pair] = []
 
-    def confirm(one: Candidate) -> tuple | None:
+    def confirm(one: Candidate) -> Pair | None:
         a, b = texture(one.a), texture(one.b)
         map_, score = align(a, b, one.start, hopeless)
         if score < SAME:

@@ -8,16 +8,18 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from bonelib import metrics, predict, verdict
 from bonelib.config import CLASSES
+from bonelib.model import Net
 
 CELLS = 14  # the checks take away or give back squares of 1/14 of the side
 STEPS = np.linspace(0, 1, 11)  # share of the squares taken away
 REGIONS = ("padding", "overlay", "border", "bone", "other")
 
 
-def heat(net: torch.nn.Module, pixels: np.ndarray, classes: np.ndarray, batch_size: int = 16) -> np.ndarray:
+def heat(net: Net, pixels: NDArray[Any], classes: NDArray[Any], batch_size: int = 16) -> NDArray[Any]:
     """(N, S, S) float32 0..1: what speaks for `classes` (N,) in each picture (N, S, S) uint8.
 
     The gradient runs through the head alone, from the backbone's last feature map, so frozen layers do no harm.
@@ -40,15 +42,15 @@ def heat(net: torch.nn.Module, pixels: np.ndarray, classes: np.ndarray, batch_si
     return np.concatenate(out)
 
 
-def _probs(net: torch.nn.Module, pixels: np.ndarray, batch_size: int = 32) -> np.ndarray:
+def _probs(net: Net, pixels: NDArray[Any], batch_size: int = 32) -> NDArray[Any]:
     return predict.probabilities(predict.logits(net, pixels, np.arange(len(pixels)), batch_size=batch_size))
 
 
-def _blurred(picture: np.ndarray) -> np.ndarray:
+def _blurred(picture: NDArray[Any]) -> NDArray[Any]:
     return cv2.GaussianBlur(picture, (0, 0), picture.shape[0] / 12)
 
 
-def _ladder(picture: np.ndarray, order: np.ndarray, delete: bool) -> np.ndarray:
+def _ladder(picture: NDArray[Any], order: NDArray[Any], delete: bool) -> NDArray[Any]:
     """(steps, S, S): squares blurred (delete) or given back to the blurred picture in `order`."""
     rank = np.empty(CELLS * CELLS, int)
     rank[order] = np.arange(CELLS * CELLS)
@@ -60,7 +62,7 @@ def _ladder(picture: np.ndarray, order: np.ndarray, delete: bool) -> np.ndarray:
 
 
 def faithfulness(
-    net: torch.nn.Module, pixels: np.ndarray, heats: np.ndarray, classes: np.ndarray, seed: int = 0
+    net: Net, pixels: NDArray[Any], heats: NDArray[Any], classes: NDArray[Any], seed: int = 0
 ) -> dict[str, Any]:
     """Mean probability of `classes` while squares go (deletion) or come (insertion), by heat and at random, and the gain.
 
@@ -85,7 +87,7 @@ def faithfulness(
     return out
 
 
-def regions(picture: np.ndarray) -> np.ndarray:
+def regions(picture: NDArray[Any]) -> NDArray[Any]:
     """(S, S) int: index into REGIONS. Stated rules, no annotation, so read the shares as rough.
 
     padding: rows and columns that are black throughout. overlay: nearly white and thin (text, lines, markers).
@@ -113,7 +115,7 @@ def regions(picture: np.ndarray) -> np.ndarray:
     return out
 
 
-def shares(pixels: np.ndarray, heats: np.ndarray) -> dict[str, dict[str, float]]:
+def shares(pixels: NDArray[Any], heats: NDArray[Any]) -> dict[str, dict[str, float]]:
     """Each region's mean share of the heat and of the area; a model that looks at bone has more heat there than area."""
     parts = np.stack([regions(p) for p in pixels])
     total = heats.sum((1, 2)).clip(1e-9)
@@ -123,7 +125,7 @@ def shares(pixels: np.ndarray, heats: np.ndarray) -> dict[str, dict[str, float]]
     }
 
 
-def corners_only(pixels: np.ndarray, share: float = 0.25) -> np.ndarray:
+def corners_only(pixels: NDArray[Any], share: float = 0.25) -> NDArray[Any]:
     """The pictures with all but their four corners (`share` of the side each) at the corners' mean grey: no bone left."""
     size = pixels.shape[1]
     at = np.arange(size)
@@ -133,9 +135,7 @@ def corners_only(pixels: np.ndarray, share: float = 0.25) -> np.ndarray:
     return np.where(kept, pixels, grey)
 
 
-def explain(
-    net: torch.nn.Module, pixels: np.ndarray, rows: pd.DataFrame, most: int = 12, seed: int = 0
-) -> dict[str, Any]:
+def explain(net: Net, pixels: NDArray[Any], rows: pd.DataFrame, most: int = 12, seed: int = 0) -> dict[str, Any]:
     """explain.json's content, from test pictures (N, S, S) uint8 and their `label`, `group`: checks with their sentences."""
     y = rows["label"].map(CLASSES.index).to_numpy()
     some = np.random.default_rng(seed).permutation(len(pixels))[:most]

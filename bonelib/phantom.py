@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+Array = NDArray[np.floating[Any]]
 SOFT, FAT, BONE = 0.14, 0.11, 0.45  # attenuation per cm; BONE is what compact bone adds to soft tissue
 VIEWS = {  # bone outlines: x (lateral or posterior positive), y (down) in cm from the middle of the joint
     "frontal": {
@@ -50,7 +53,7 @@ class Bone:
         return cls(0.62 - 0.22 * loss, 0.36 - 0.085 * loss, 0.38 + 0.26 * loss, 0.17 + 0.13 * loss)
 
 
-def _polygon(points: str, jitter: np.ndarray, pose: np.ndarray) -> np.ndarray:
+def _polygon(points: str, jitter: Array, pose: Array) -> Array:
     """Smooth closed outline in pixels: (M, 2) float; corners are cut three times (Chaikin)."""
     xy = np.array([p.split(",") for p in points.split()], float)
     xy = xy + jitter[: len(xy)]
@@ -60,20 +63,20 @@ def _polygon(points: str, jitter: np.ndarray, pose: np.ndarray) -> np.ndarray:
     return xy @ pose[:, :2].T + pose[:, 2]
 
 
-def _pose(angle: float, scale: float, origin: np.ndarray, flip: bool) -> np.ndarray:
+def _pose(angle: float, scale: float, origin: Array, flip: bool) -> Array:
     """Centimetres to pixels: (2, 3) rotation about the joint, scale in pixels a cm, mirrored if flip."""
     c, s = np.cos(angle) * scale, np.sin(angle) * scale
     turn = np.array([[c, -s], [s, c]]) @ np.diag([-1.0 if flip else 1.0, 1.0])
     return np.column_stack([turn, origin])
 
 
-def _chord(depth: np.ndarray, radius: np.ndarray | float) -> np.ndarray:
+def _chord(depth: Array, radius: Array | float) -> Array:
     """Thickness of a round bar, `depth` in from its edge: same unit as depth; beyond the axis it stays full."""
     inside = np.clip(depth, 0, radius)
     return 2 * np.sqrt(np.maximum(radius**2 - (radius - inside) ** 2, 0))
 
 
-def _trabeculae(rng: np.random.Generator, shape: tuple[int, int], spacing: float, contrast: float) -> np.ndarray:
+def _trabeculae(rng: np.random.Generator, shape: tuple[int, int], spacing: float, contrast: float) -> Array:
     """A mesh of struts, longer along the load than across, mean 1: (H, W) float32; spacing in pixels."""
     struts = np.zeros(shape, np.float32)
     for weight, tall, wide in ((1.0, 3.0, 0.8), (0.6, 1.0, 1.6)):
@@ -82,16 +85,15 @@ def _trabeculae(rng: np.random.Generator, shape: tuple[int, int], spacing: float
         band = cv2.GaussianBlur(noise, (0, 0), fine * wide, sigmaY=fine * tall)
         band = band - cv2.GaussianBlur(noise, (0, 0), 1.6 * fine * wide, sigmaY=1.6 * fine * tall)
         struts += weight * np.exp(-((band / (0.45 * band.std())) ** 2))  # the lines where the noise changes sign
-    return np.maximum(1 + contrast * (struts - struts.mean()) / struts.std(), 0)
+    mesh: Array = 1 + contrast * (struts - struts.mean()) / struts.std()
+    return np.maximum(mesh, 0)
 
 
-def _bone(
-    polygon: np.ndarray, flare: np.ndarray, bone: Bone, struts: np.ndarray, radius: float, scale: float
-) -> np.ndarray:
+def _bone(polygon: Array, flare: Array, bone: Bone, struts: Array, radius: float, scale: float) -> Array:
     """Attenuation that one bone adds: (H, W) float32."""
     mask = np.zeros(struts.shape, np.uint8)
     cv2.fillPoly(mask, [np.round(polygon * 16).astype(np.int32)], 1, shift=4)
-    depth = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) / scale
+    depth = np.asarray(cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32) / scale
     cortex = np.minimum(bone.cortex * (1 - 0.62 * flare), 0.45 * radius)
     outer = radius * (1 + 0.45 * flare)
     marrow = _chord(depth - cortex, outer - cortex)
@@ -99,7 +101,7 @@ def _bone(
     return BONE * (_chord(depth, outer) - marrow + marrow * bone.volume * (0.25 + 0.75 * flare) * struts)
 
 
-def _soft(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _soft(rng: np.random.Generator, x: Array, y: Array) -> Array:
     """Attenuation of muscle and fat around the bones: (H, W) float32; x, y in cm from the joint."""
     half = rng.uniform(5.6, 8.0) - 0.09 * rng.uniform(0.3, 2.2) * y + rng.uniform(0, 0.8) * np.sin(y / 3.5)
     off, fat = rng.normal(0, 0.3), rng.uniform(0.3, 1.3)
@@ -117,8 +119,8 @@ def radiograph(
     shape: tuple[int, int],
     view: str = "frontal",
     side: str = "R",
-    jitter: np.ndarray | None = None,
-) -> np.ndarray:
+    jitter: Array | None = None,
+) -> Array:
     """One knee as (H, W) float32 in 0..1, bone bright; `jitter` (20, 2) cm is what makes this patient's outline."""
     height, width = shape
     scale = min(shape) / rng.uniform(12.5, 14.5)
@@ -139,7 +141,7 @@ def radiograph(
     return np.maximum(_film(rng, total), _letter(rng, shape, side))
 
 
-def _letter(rng: np.random.Generator, shape: tuple[int, int], side: str) -> np.ndarray:
+def _letter(rng: np.random.Generator, shape: tuple[int, int], side: str) -> Array:
     """The lead letter that tells the side, in an upper corner: (H, W) float32 in 0..1."""
     height, width = shape
     at = (
@@ -152,7 +154,7 @@ def _letter(rng: np.random.Generator, shape: tuple[int, int], side: str) -> np.n
     return np.asarray(lead, np.float32) / 255
 
 
-def _film(rng: np.random.Generator, total: np.ndarray) -> np.ndarray:
+def _film(rng: np.random.Generator, total: Array) -> Array:
     """Attenuation to a picture: scatter, blur, quantum noise, automatic window: (H, W) in 0..1."""
     primary = np.exp(-total)
     scatter = cv2.GaussianBlur(cv2.resize(primary, None, fx=0.125, fy=0.125, interpolation=cv2.INTER_AREA), (0, 0), 6)
@@ -168,4 +170,5 @@ def _film(rng: np.random.Generator, total: np.ndarray) -> np.ndarray:
     for _ in range(6):
         gamma *= math.log(goal) / math.log(np.mean(few**gamma))
     seen = seen**gamma
-    return np.clip(goal + (seen - goal) * (rng.uniform(0.19, 0.27) / float(seen.std())), 0, 1)
+    picture: Array = goal + (seen - goal) * (rng.uniform(0.19, 0.27) / float(seen.std()))
+    return np.clip(picture, 0, 1)

@@ -5,21 +5,23 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import roc_auc_score, roc_curve
 
 from bonelib.config import CLASSES
 from bonelib.verdict import NAMES
 
-PALETTE = dict(
-    zip(CLASSES, ("#648FFF", "#FFB000", "#DC267F"), strict=True)
-)  # IBM's colour-blind-safe blue, gold, magenta
+PALETTE = dict(zip(CLASSES, ("#648FFF", "#FFB000", "#DC267F"), strict=True))  # colour-blind-safe: blue, gold, magenta
 GREY, INK = "#8a8a8a", "#222222"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 11, "axes.titlesize": 12, "axes.titleweight": "bold", "axes.titlelocation": "left", "text.color": INK,
     "axes.edgecolor": GREY, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
 }  # fmt: skip
@@ -36,10 +38,9 @@ class Picture(Figure):
         return out.getvalue()
 
 
-def _axes(rows: int = 1, columns: int = 1, height: float = 3.6, **options):
+def _axes(rows: int = 1, columns: int = 1, height: float = 3.6, **options: Any) -> tuple[Figure, NDArray[Any]]:
     """A styled figure, 6.4 in at 125 dpi, and its axes (rows, columns)."""
-    figure = Picture(figsize=(6.4, height), dpi=125, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+    figure = Picture(figsize=(6.4, height), dpi=125, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
@@ -47,7 +48,7 @@ def _axes(rows: int = 1, columns: int = 1, height: float = 3.6, **options):
 def class_counts(table: pd.DataFrame, by: str | None = None, title: str = "Images of each class") -> Figure:
     """Bars of the rows in each class of `label`; with `by` (say "split"), a cluster of bars for each of its values."""
     order = {"train": 0, "val": 1, "test": 2}
-    groups = sorted(dict.fromkeys(table[by]), key=lambda g: order.get(g, 3)) if by else [None]
+    groups: list[Any] = sorted(dict.fromkeys(table[by]), key=lambda g: order.get(g, 3)) if by else [None]
     figure, axes = _axes()
     axis, width = axes[0, 0], 0.8 / len(CLASSES)
     for i, name in enumerate(CLASSES):
@@ -72,8 +73,8 @@ def balance(splits: pd.DataFrame) -> Figure:
 
 @styled
 def grid(
-    images: Sequence[np.ndarray], captions: Sequence[str], colours: Sequence[str] | None = None, columns: int = 4,
-    title: str = "", heats: Sequence[np.ndarray] | None = None,
+    images: Sequence[NDArray[Any]], captions: Sequence[str], colours: Sequence[str] | None = None, columns: int = 4,
+    title: str = "", heats: Sequence[NDArray[Any]] | None = None,
 ) -> Figure:  # fmt: skip
     """Grey images (H, W) uint8 with captions, optionally class-coloured frames and heat maps (H, W) 0..1 on top."""
     rows = max(1, -(-len(images) // columns))
@@ -125,12 +126,12 @@ def rates(table: pd.DataFrame) -> Figure:
 
 
 @styled
-def confusion(matrices: dict[str, Sequence]) -> Figure:
+def confusion(matrices: dict[str, ArrayLike]) -> Figure:
     """Confusion matrices (3, 3), rows truth, columns call, one panel a name: counts and shares of the true class."""
     figure, axes = _axes(1, len(matrices), height=1.2 + 6.4 / max(len(matrices), 1.6) * 0.86, sharey=True)
     short = [c.replace("Osteo", "Osteo-\n") for c in CLASSES]
-    for axis, (name, matrix) in zip(axes[0], matrices.items(), strict=True):
-        matrix = np.asarray(matrix)
+    for axis, (name, held) in zip(axes[0], matrices.items(), strict=True):
+        matrix = np.asarray(held)
         share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
         axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
         for i, j in np.ndindex(3, 3):
@@ -150,10 +151,8 @@ def confusion(matrices: dict[str, Sequence]) -> Figure:
 
 
 @styled
-def roc(y: np.ndarray, probs: np.ndarray, title: str = "ROC, each class against the rest") -> Figure:
+def roc(y: NDArray[Any], probs: NDArray[Any], title: str = "ROC, each class against the rest") -> Figure:
     """One curve a class; y (N,) int, probs (N, 3)."""
-    from sklearn.metrics import roc_auc_score, roc_curve
-
     figure, axes = _axes(height=6.2)
     axis = axes[0, 0]
     axis.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="chance")
@@ -168,7 +167,7 @@ def roc(y: np.ndarray, probs: np.ndarray, title: str = "ROC, each class against 
 
 
 @styled
-def reliability(stages: dict[str, list[dict]]) -> Figure:
+def reliability(stages: dict[str, list[dict[str, float]]]) -> Figure:
     """Share correct against stated probability with 95% intervals: {name: rows of `calibrate.reliability`}."""
     figure, axes = _axes(height=4.8)
     axis = axes[0, 0]
@@ -189,7 +188,7 @@ def reliability(stages: dict[str, list[dict]]) -> Figure:
 
 
 @styled
-def coverage_risk(curve: dict, threshold: float | None = None, target: float | None = None) -> Figure:
+def coverage_risk(curve: dict[str, list[float]], threshold: float | None = None, target: float | None = None) -> Figure:
     """Accuracy of what is answered against the share answered, surest first; the chosen threshold marked."""
     figure, axes = _axes(height=4.0)
     axis = axes[0, 0]
@@ -197,8 +196,7 @@ def coverage_risk(curve: dict, threshold: float | None = None, target: float | N
     axis.plot(coverage, accuracy, color=PALETTE["Normal"], drawstyle="steps-pre", label="test split")
     if target is not None:
         axis.axhline(target, color=GREY, lw=1, ls="--", label=f"target {target:.0%}")
-    kept = np.flatnonzero(np.array(curve["threshold"]) >= threshold) if threshold is not None else []
-    if len(kept):
+    if threshold is not None and (kept := np.flatnonzero(np.array(curve["threshold"]) >= threshold)).size:
         at = kept[-1]
         label = f"threshold from validation: {threshold:.2f}"
         axis.plot(coverage[at], accuracy[at], "o", ms=9, color=PALETTE["Osteoporosis"], label=label)
@@ -210,7 +208,7 @@ def coverage_risk(curve: dict, threshold: float | None = None, target: float | N
 
 
 @styled
-def comparison(metrics: dict, figures: Sequence[str] = ("auroc", "macro_f1", "accuracy")) -> Figure:
+def comparison(metrics: dict[str, Any], figures: Sequence[str] = ("auroc", "macro_f1", "accuracy")) -> Figure:
     """Model, plain and TTA, beside each baseline: points with 95% intervals, one panel a figure."""
     rows = {f"model, {KINDS[k]}": (v, PALETTE["Normal"]) for k, v in metrics["test"].items()}
     rows |= {NAMES.get(k, k).removeprefix("the "): (v, INK) for k, v in metrics.get("baselines", {}).items()}
@@ -237,7 +235,7 @@ def comparison(metrics: dict, figures: Sequence[str] = ("auroc", "macro_f1", "ac
     return figure
 
 
-def gallery(images: Sequence[np.ndarray], rows: pd.DataFrame, title: str, columns: int = 3) -> Figure:
+def gallery(images: Sequence[NDArray[Any]], rows: pd.DataFrame, title: str, columns: int = 3) -> Figure:
     """Test images (rows of predictions.csv): true class as the frame's colour, call and probability in the caption."""
     probs = rows[["p_" + c.lower() for c in CLASSES]].to_numpy()
     called = [CLASSES[c] for c in probs.argmax(1)]

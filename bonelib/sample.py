@@ -16,6 +16,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from bonelib import phantom
@@ -70,11 +71,11 @@ def _plan(rng: np.random.Generator, images: int, names: Iterator[str]) -> list[d
     return plan
 
 
-def _encoded(grey: np.ndarray, suffix: str) -> bytes:
+def _encoded(grey: NDArray[Any], suffix: str) -> bytes:
     return cv2.imencode(suffix, grey)[1].tobytes()
 
 
-def _decoded(data: bytes) -> np.ndarray:
+def _decoded(data: bytes) -> NDArray[Any]:
     return np.asarray(Image.open(BytesIO(data)))
 
 

@@ -55,7 +55,9 @@ def shortcuts(seen: pd.DataFrame, labels: pd.Series, groups: pd.Series, seed: in
     return [_one(str(name), seen[[name]], y, groups.to_numpy(), parts, seed) for name in seen]
 
 
-def _one(name: str, x: pd.DataFrame, y: NDArray[Any], groups: NDArray[Any], parts: list, seed: int) -> dict[str, Any]:
+def _one(
+    name: str, x: pd.DataFrame, y: NDArray[Any], groups: NDArray[Any], parts: list[Any], seed: int
+) -> dict[str, Any]:
     found: dict[str, Any] = {"name": name, "auroc": 0.5, "low": 0.5, "high": 0.5, "warning": None}
     if x.iloc[:, 0].nunique(dropna=False) < 2:
         return found

@@ -60,8 +60,8 @@ def class_weights(splits: pd.DataFrame, balance: str) -> NDArray[np.float32]:
     y = train["label"].map(CLASSES.index).to_numpy(np.int64)
     drawn = np.bincount(y, train["draws"], len(CLASSES))
     counts = np.bincount(y, minlength=len(CLASSES)) if balance == "both" else drawn
-    weights = 1 / counts
-    return (weights * drawn.sum() / (weights * drawn).sum()).astype(np.float32)
+    weights: NDArray[np.float64] = drawn.sum() / counts / (drawn / counts).sum()
+    return weights.astype(np.float32)
 
 
 def priors(splits: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

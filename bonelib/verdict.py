@@ -18,7 +18,7 @@ NAMES = {
 }
 
 
-def span(figure: dict | None, signed: bool = False) -> str:
+def span(figure: dict[str, Any] | None, signed: bool = False) -> str:
     """«0.71 (0.62 to 0.79)», or «not defined»."""
     if not figure or figure.get("value") is None:
         return "not defined"
@@ -45,15 +45,15 @@ def _comparison(difference: dict[str, Any], subject: str, other: str, few: bool)
     return f"{subject} is not distinguishable from {other} ({told})."
 
 
-def ranks(auroc: dict) -> bool | None:
+def ranks(auroc: dict[str, Any]) -> bool | None:
     """Whether an AUROC is above chance (0.5): True, False, or None where the interval is too wide to say no."""
     low, high = auroc["low"], auroc["high"]
     if low is None or (low <= 0.5 and (high - low) / 2 > WIDE):
         return None
-    return low > 0.5
+    return bool(low > 0.5)
 
 
-def performance(metrics: dict) -> list[str]:
+def performance(metrics: dict[str, Any]) -> list[str]:
     """The verdict on the model, from `evaluation.evaluate`'s figures alone."""
     figure, counts = metrics["test"][metrics["model"]], metrics["counts"]
     out = []
