@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -40,6 +42,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "mixup": (0.0, 10.0), "layer_decay": (0.1, 1.0), "thaw": (0, 1000), "clip": (0.0, 1000.0), "ema": (0.0, 0.99999), "target": (0.34, 1.0), "resamples": (20, 100_000),
 }  # fmt: skip
 
+KINDS: dict[str, Any] = {"str": str, "bool": bool, "int": int, "float": (int, float), "tuple": tuple, "dict": dict}
 NUMBERS = {"mean": (1, 3), "std": (1, 3), "prevalence": (3,), "cost": (9,)}  # settings of several numbers, and how many
 
 
@@ -132,6 +135,11 @@ class Config:
         return cls(**(profile | given))
 
     def __post_init__(self) -> None:
+        for f in fields(self):
+            value, (kind, _, inner) = getattr(self, f.name), str(f.type).partition("[")
+            fits = isinstance(value, KINDS[kind]) and (kind == "bool" or not isinstance(value, bool))
+            if not fits or (kind == "tuple" and not all(isinstance(v, KINDS[inner.split(",")[0]]) for v in value)):
+                raise ConfigError(f"{f.name} = {value!r}: expected {f.type}")
         if not self.run:
             object.__setattr__(self, "run", f"runs/{Path(self.data).stem or 'run'}")
         if self.weights:
@@ -152,11 +160,16 @@ class Config:
                     f"classes: folder {folder!r} is mapped to {label!r}: allowed are {', '.join(CLASSES)}, "
                     "or an empty text to leave the folder out"
                 )
+        if not self.tta:
+            raise ConfigError(f"tta = {self.tta!r}: expected at least one view, such as {VIEWS[0]}")
+        try:
+            re.compile(self.patient_regex)
+        except re.error as error:
+            raise ConfigError(f"patient_regex = {self.patient_regex!r}: no regular expression ({error})") from error
         for name, counts in NUMBERS.items():
             value = getattr(self, name)
-            if value and (
-                len(value) not in counts or min(value) < 0 or max(value) <= 0 or (name == "std" and min(value) == 0)
-            ):
+            least = 1e-6 if name == "std" else 0
+            if value and (len(value) not in counts or not all(least <= v < math.inf for v in value) or max(value) <= 0):
                 raise ConfigError(
                     f"{name} = {value!r}: expected {' or '.join(map(str, counts))} numbers, not negative, not all 0"
                 )
@@ -171,8 +184,8 @@ class Config:
 
     @classmethod
     def from_json(cls, text: str) -> Config:
-        raw = json.loads(text)
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
+        raw: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
+        return cls(**raw)
 
 
 def _parse(name: str, text: str, default: Any) -> Any:
@@ -187,7 +200,7 @@ def _parse(name: str, text: str, default: Any) -> Any:
         if isinstance(default, tuple):
             parts = tuple(p.strip() for p in text.split(",") if p.strip() and p.strip() != "none")
             return tuple(float(p) for p in parts) if name in NUMBERS else parts
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         expected = {bool: "1 or 0", dict: 'JSON such as {"a": "b"}', tuple: "values parted by commas"}
         kind = expected.get(type(default), f"a number ({type(default).__name__})")
         raise ConfigError(f"{name} = {text!r}: expected {kind}") from error
