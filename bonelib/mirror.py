@@ -4,62 +4,74 @@ from __future__ import annotations
 
 import filecmp
 import shutil
+import stat
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+
+from bonelib import fetch
 
 
 class Mirror:
     """Copies what has changed in `here` to `there` in the background; a checkpoint is copied as one, or not at all.
 
-    A copy that fails (Drive vanished, no space left) is told and tried again at the next `push`: training goes on.
+    A copy that fails (Drive vanished, no space left) is told and tried again at the next `push`: training goes on. The
+    folder above `there` must exist: where Drive is lost, a local folder of its name would only look like a copy.
     """
 
     def __init__(self, here: Path, there: Path | None) -> None:
         self.here, self.there = here, there
         self.pool = ThreadPoolExecutor(1)
-        self.running: Future[None] | None = None
+        self.running: Future[int] | None = None
 
     def pull(self) -> bool:
-        """Bring the run folder back on a fresh machine: only if nothing of a training is here yet."""
-        if self.there is None or not self.there.is_dir() or (self.here / "checkpoints").exists():
+        """Bring back what is missing here, on a fresh machine everything; what is here is never replaced."""
+        try:
+            if self.there is None or not stat.S_ISDIR(
+                self.there.stat().st_mode
+            ):  # is_dir() may call a lost Drive no folder
+                return False
+        except FileNotFoundError:
             return False
-        shutil.copytree(self.there, self.here, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.incoming"))
-        return True
+        return _copy(self.there, self.here, replace=False) > 0
 
     def push(self) -> None:
         """Begin to copy. `wait` before the checkpoints are changed again."""
         if self.there is not None:
             self.wait()
-            self.running = self.pool.submit(_copy, self.here, self.there)
+            self.running = self.pool.submit(_copy, self.here, self.there, replace=True)
 
-    def wait(self) -> None:
-        """Until the last push has ended."""
+    def wait(self) -> bool:
+        """Until the last push has ended; False, and told, if it failed."""
         running, self.running = self.running, None
-        if running is not None:
-            try:
-                running.result()
-            except OSError as error:
-                print(
-                    f"{self.there} could not be written ({error}): going on here, to be tried again after the next epoch"
-                )
+        try:
+            return running is None or running.result() >= 0
+        except OSError as error:
+            print(f"{self.there} could not be written ({error}): going on here; the next copy tries again")
+            return False
 
 
-def _copy(here: Path, there: Path) -> None:
-    there.mkdir(parents=True, exist_ok=True)
-    whole = [p for p in here.glob("checkpoints/*") if (p / "state.json").is_file()]
-    single = [p for p in here.rglob("*") if p.is_file() and "checkpoints" not in p.relative_to(here).parts]
-    for source in [*whole, *single]:
-        target = there / source.relative_to(here)
-        if not _same(source, target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            incoming = target.with_name(target.name + ".incoming")
-            shutil.rmtree(incoming, ignore_errors=True)
-            if source.is_dir():
-                shutil.copytree(source, incoming)
-                shutil.rmtree(target, ignore_errors=True)
-            else:
-                shutil.copy2(source, incoming)
-            incoming.replace(target)
+def _copy(source: Path, target: Path, replace: bool) -> int:
+    """How many files and checkpoints were copied. The newest checkpoint comes last: a cut before leaves the older one."""
+    names = [Path(name) for name, *_ in fetch.listing(source) if ".incoming" not in name]
+    whole = [n.parent for n in names if n.name == "state.json" and n.parent.parent.name == "checkpoints"]
+    single = [n for n in names if "checkpoints" not in n.parts]
+    target.mkdir(parents=not replace, exist_ok=True)
+    copied = 0
+    for name in [*single, *sorted(whole, key=lambda n: n.name == "last")]:
+        a, b = source / name, target / name
+        if _same(a, b) if replace else b.exists() or (name in whole and (b.parent / "last").exists()):
+            continue
+        b.parent.mkdir(parents=True, exist_ok=True)
+        incoming = b.with_name(b.name + ".incoming")
+        shutil.rmtree(incoming, ignore_errors=True)
+        if a.is_dir():
+            shutil.copytree(a, incoming)
+            shutil.rmtree(b, ignore_errors=True)
+        else:
+            shutil.copy2(a, incoming)
+        incoming.replace(b)
+        copied += 1
+    return copied
 
 
 def _same(source: Path, target: Path) -> bool:
