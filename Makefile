@@ -1,49 +1,70 @@
 # make run                              the series on the embedded sample data
 # make run DATA=path RUN=runs/name      the series on your own three folders of images
 # make test                             lint, the notebook pairs, unit tests, every notebook on tiny data
+# make test-colab                       the same tests on the versions that a stock Colab runtime ships
+# make bench, make bench-gpu            speed, side by side with what a user would pick instead
 # make soak                             the long versions of some tests
 # make sync                             bring the notebooks up to date with their scripts
+# make colab REPO=owner/name            put the repository's address into the badges and setup cells
 PYTHON ?= python3
-BIN := .venv/bin
-NOTEBOOKS := 01_explore 02_balance 03_train 04_evaluate
+VENV := .venv
+BIN := $(VENV)/bin
+NOTEBOOKS := $(basename $(notdir $(sort $(wildcard notebooks/*.py))))
 export PYTHONUNBUFFERED := 1
 
-.PHONY: run test soak lint sync clean
+.PHONY: run test test-colab tests resolve bench bench-gpu soak lint sync colab clean
 .DELETE_ON_ERROR:
 
-run: .venv/installed
+run: $(VENV)/installed
 	@set -e; for name in $(NOTEBOOKS); do \
 	  printf '\n== %s\n' $$name; \
 	  $(if $(DATA),BONELIB_DATA='$(DATA)') $(if $(RUN),BONELIB_RUN='$(RUN)') $(BIN)/python notebooks/$$name.py; \
 	done
 
-test: .venv/installed lint
+test: lint tests
+
+test-colab:
+	$(MAKE) resolve tests VENV=.venv-colab CONSTRAINT='--constraint .ci/colab-constraints.txt'
+
+tests: $(VENV)/installed
 	$(BIN)/python -m pytest
 	@set -e; for name in $(NOTEBOOKS); do \
 	  BONELIB_SMOKE=1 BONELIB_CACHE='$(CURDIR)/.cache/smoke' BONELIB_RUN="$$(mktemp -d)" \
 	  $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks/$$name.ipynb; \
 	done
 
-soak: .venv/installed
+resolve: $(VENV)/installed
+	$(BIN)/python .ci/resolve.py
+
+bench: $(VENV)/installed
+	CUDA_VISIBLE_DEVICES= $(BIN)/python benchmarks/run.py
+
+bench-gpu: $(VENV)/installed
+	$(BIN)/python benchmarks/run.py
+
+soak: $(VENV)/installed
 	$(BIN)/python -m pytest -m soak
 
-lint: .venv/installed
+# To be added to lint once bonelib is clean: $(BIN)/mypy --strict bonelib
+lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@$(BIN)/jupytext --quiet --to ipynb --update notebooks/*.py
 	git diff --exit-code --stat notebooks/
 
-sync: .venv/installed
+sync: $(VENV)/installed
 	$(BIN)/ruff format .
 	$(BIN)/jupytext --to ipynb --update notebooks/*.py
 
-.venv/installed: requirements.txt pyproject.toml
+colab:
+	$(PYTHON) .ci/stamp.py $(REPO)
+
+$(VENV)/installed: requirements.txt pyproject.toml .ci/colab-constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
 	  "$(PYTHON) is Python %d.%d; bonelib needs 3.11 or newer: make PYTHON=python3.12 ..." % sys.version_info[:2])'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINT) --editable '.[export]'
 	touch $@
 
 clean:
-	rm -rf .venv .cache runs
+	rm -rf .venv .venv-colab .cache runs
