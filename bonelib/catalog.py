@@ -171,16 +171,12 @@ def _from_table(path: Path) -> pd.DataFrame:
 
 
 def _from_kaggle(slug: str) -> Path:
-    try:
-        import kagglehub
-    except ImportError as error:
-        raise DataError(
-            f"data = {slug!r} looks like a Kaggle set; install kagglehub (pip install kagglehub)"
-        ) from error
+    import kagglehub
+
     try:
         return Path(kagglehub.dataset_download(slug))
     except Exception as error:  # kagglehub raises many kinds: no network, no such set, no licence accepted
         raise DataError(
-            f"Kaggle set {slug!r} could not be fetched ({type(error).__name__}: {error}). Check the name and the "
-            "network, or download it by hand and give its folder as data"
+            f"Kaggle set {slug!r} could not be fetched ({type(error).__name__}: {error}). Check the name and the network; a "
+            "set that asks for an account needs its token in the variable or Colab secret KAGGLE_API_TOKEN"
         ) from error

@@ -34,38 +34,50 @@
 # %% [markdown]
 # ## Setup
 #
-# On Colab this installs `bonelib` and leaves every package that Colab ships as it is. Elsewhere it does nothing.
+# On Colab this installs `bonelib`: from a wheel beside this notebook or in Drive's folder `bonelib` if there is one, else from
+# GitHub. Every package that Colab ships stays as it is. Elsewhere it only looks whether `bonelib` is there.
 
 # %%
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
-SOURCE = "bonelib @ git+https://github.com/OWNER/bonelib"
+REPOSITORY = "https://github.com/OWNER/bonelib"
 if "google.colab" in sys.modules:
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", SOURCE], check=True)
+    near = [wheel for folder in (".", "drive/MyDrive/bonelib") for wheel in Path(folder).glob("bonelib-*.whl")]
+    near += [project.parent for project in Path("drive/MyDrive/bonelib").glob("pyproject.toml")]
+    for name, source in {"bonelib": near[0] if near else f"git+{REPOSITORY}", "pydicom": "pydicom"}.items():
+        if not getattr(find_spec(name), "origin", None):
+            subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", source], check=True)
+elif find_spec("bonelib") is None:
+    raise ModuleNotFoundError("bonelib is not installed here: see the two commands in its README")
 
 # %%
 import numpy as np
 import torch
 
-from bonelib import augment, plots, series, split
-from bonelib.config import AUGMENTATIONS, CLASSES, Config
+from bonelib import augment, colab, plots, series, split
+from bonelib.config import AUGMENTATIONS, CLASSES
 
 # %% [markdown]
 # ## Settings
 #
 # Run as it is, the notebook works on the embedded sample: synthetic radiographs, drawn on the spot. For your own images,
-# give `data` a folder that holds one folder a class (`Normal`, `Osteopenia`, `Osteoporosis`), a table (`.csv`) with the
-# columns `path` and `label`, or a Kaggle slug. An empty field takes the default, or the variable `BONELIB_<FIELD>`.
+# give `data` a folder that holds one folder a class (`Normal`, `Osteopenia`, `Osteoporosis`), a zip of it, a table (`.csv`)
+# with the columns `path` and `label`, or a Kaggle slug. What lies on Drive is copied to the local disk first; write it as
+# Colab's file browser does: `/content/drive/MyDrive/…`. On Colab each notebook has a machine of its own: tick
+# `results_on_drive`, and it finds what the one before has made. An empty field takes what an earlier notebook of this run was
+# given, else the variable `BONELIB_<FIELD>`, else the default.
 
 # %% cellView="form"
 # @title Settings
-data = ""  # @param {type:"string"}
-run = ""  # @param {type:"string"}
-balance = ""  # @param {type:"string"}
-seed = ""  # @param {type:"string"}
-cfg = Config.load(data=data, run=run, balance=balance, seed=seed)
-print(f"data {cfg.data}, results in {cfg.root}")
+data = ""  # @param {type:"string", placeholder:"sample"}
+run = ""  # @param {type:"string", placeholder:"runs/sample"}
+results_on_drive = False  # @param {type:"boolean"}
+balance = ""  # @param ["", "oversample", "weights", "both", "none"]
+seed = ""  # @param {type:"string", placeholder:"0"}
+cfg = colab.settings(results_on_drive, data=data, run=run, balance=balance, seed=seed)
 
 # %% [markdown]
 # ## Groups first, then the split
@@ -162,3 +174,6 @@ series.show(plots.grid(views, cfg.tta, columns=5, title="The views of test-time 
 # ## Where to go from here
 #
 # The run folder now holds `splits.csv`. Next: `03_train`.
+
+# %%
+colab.finish(cfg)  # brings the results to Drive, if that box is ticked
