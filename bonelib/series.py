@@ -51,7 +51,8 @@ def trainings(cfg: Config) -> Iterator[Training]:
     each = list(itertools.product(range(cfg.repeats if cfg.folds else 1), range(cfg.folds or 1)))
     for repeat, fold in tqdm(each, desc="trainings", disable=len(each) == 1 or not PartialState().is_main_process):
         below = f"/repeat-{repeat}-fold-{fold}" if cfg.folds else ""
-        one = dataclasses.replace(cfg, run=cfg.run + below, seed=cfg.seed + repeat)
+        mirror = cfg.mirror and cfg.mirror + below
+        one = dataclasses.replace(cfg, run=cfg.run + below, mirror=mirror, seed=cfg.seed + repeat)
         splits = split.split(table, cfg, fold, repeat)
         with PartialState().main_process_first():
             artifact.write(one.root / "splits.csv", splits.to_csv(index=False))
@@ -89,6 +90,10 @@ def trained(cfg: Config, splits: pd.DataFrame, pixels: NDArray[Any]) -> tuple[mo
         print(f"{cfg.root} holds no trained model: training one, as 03_train does")
         train.train(cfg, splits, pixels, cfg.root)
     net, meta = model.load(folder)
+    if meta["image_size"] != pixels.shape[1]:
+        raise ResumeError(
+            f"{folder} was trained at image_size {meta['image_size']}, found {pixels.shape[1]}: say the same"
+        )
     if meta["splits"] != split.digest(splits):
         raise ResumeError(
             f"{folder} was trained on other images or another split than {cfg.root}/splits.csv; evaluating it would mix "

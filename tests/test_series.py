@@ -38,9 +38,11 @@ def test_whole_artifact_set_from_an_empty_folder(cfg):
     assert {"splits.csv", "history.csv", "model/model.safetensors", "model/config.json", "checkpoints/last"} <= names
 
 
-def test_model_of_another_split_is_refused(cfg):
+def test_model_of_another_split_or_image_size_is_refused(cfg):
     one, splits, pixels = next(series.trainings(cfg))
     series.trained(one, splits, pixels)
+    with pytest.raises(ResumeError, match="image_size 64, found 32"):
+        series.trained(one, splits, pixels[:, ::2, ::2])
     other = dataclasses.replace(cfg, seed=5)
     one, splits, pixels = next(series.trainings(other))
     with pytest.raises(ResumeError, match="another split"):
@@ -48,9 +50,10 @@ def test_model_of_another_split_is_refused(cfg):
 
 
 def test_cross_validation_tests_every_image_once_a_repeat_and_pools(cfg):
-    cfg = dataclasses.replace(cfg, folds=3, repeats=2, epochs=1)
+    cfg = dataclasses.replace(cfg, folds=3, repeats=2, epochs=1, mirror=f"{cfg.run}/../drive")
     trainings = list(series.trainings(cfg))
     assert len(trainings) == 6 and len({one.run for one, _, _ in trainings}) == 6
+    assert len({one.mirror for one, _, _ in trainings}) == 6, "none overwrites another's copy"
     tables = [predict.held_out(series.trained(*t)[0], t[1], t[2], t[0]) for t in trainings]
     pooled = series.pooled(cfg, tables, trainings)
     test = pooled[(pooled["split"] == "test") & (pooled["tta"] == "tta")]
