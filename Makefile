@@ -24,7 +24,7 @@ run: $(VENV)/installed
 test: lint tests
 
 test-colab:
-	$(MAKE) resolve tests VENV=.venv-colab CONSTRAINT='--constraint .ci/colab-constraints.txt'
+	$(MAKE) VENV=.venv-colab CONSTRAINT='--constraint .ci/colab-constraints.txt' resolve tests
 
 tests: $(VENV)/installed
 	$(BIN)/python -m pytest
@@ -36,11 +36,16 @@ tests: $(VENV)/installed
 resolve: $(VENV)/installed
 	$(BIN)/python .ci/resolve.py
 
-bench: $(VENV)/installed
-	CUDA_VISIBLE_DEVICES= $(BIN)/python benchmarks/run.py
+bench: .venv-bench/installed
+	CUDA_VISIBLE_DEVICES= .venv-bench/bin/python benchmarks/run.py
 
-bench-gpu: $(VENV)/installed
-	$(BIN)/python benchmarks/run.py
+bench-gpu: .venv-bench/installed
+	.venv-bench/bin/python benchmarks/run.py
+
+.venv-bench/installed: benchmarks/requirements.txt requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt --editable .
+	touch $@
 
 soak: $(VENV)/installed
 	$(BIN)/python -m pytest -m soak
@@ -67,4 +72,4 @@ $(VENV)/installed: requirements.txt pyproject.toml .ci/colab-constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv .venv-colab .cache runs
+	rm -rf .venv .venv-bench .venv-colab .cache runs
