@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +89,11 @@ def _from_folders(root: Path, classes: Mapping[str, str]) -> pd.DataFrame:
     rows: list[tuple[str, str, str]] = []
     unmatched: dict[str, int] = {}
     ignored: list[str] = []
+    meaning = lru_cache(None)(lambda folder: class_of(folder, classes))
     for path in sorted(_files(root)):
-        name = path.relative_to(root).as_posix()
-        folders = (".", *path.relative_to(root).parts[:-1])
-        labels = [label for f in reversed(folders) if (label := class_of(f, classes)) is not None]
+        name, parts = path.relative_to(root).as_posix(), path.relative_to(root).parts
+        folders = (".", *(parts if path.suffix == "" and path.is_symlink() else parts[:-1]))
+        labels = [label for f in reversed(folders) if (label := meaning(f)) is not None]
         if path.suffix.lower() not in SUFFIXES and not (path.suffix == "" and _is_dicom(path)):
             ignored += [name] if labels and labels[0] else []
         elif not labels:

@@ -185,7 +185,7 @@ def _bytes(path: Path) -> bytes:
     except ValueError as error:
         raise ImageError(f"has a name that no file can have ({error})") from error
     if data is None:
-        raise ImageError(f"is no file of at most {MAX_BYTES:,} bytes")
+        raise ImageError(f"is a folder, a pipe, or a file of more than {MAX_BYTES:,} bytes")
     if not data:
         raise ImageError("empty (0 bytes)")
     return data
