@@ -26,6 +26,8 @@ PER_CLASS = ("sensitivity", "specificity", "ppv", "npv", "class_auroc")
 LOSSES = ("expected_cost", "brier", "log_loss", "ece")
 WHOLE = ("accuracy", "weighted_f1", "quadratic_kappa", *LOSSES)  # weigh images alike; the other figures, classes
 COST = np.abs(np.subtract.outer(np.arange(3), np.arange(3))).astype(float)  # rows truth, columns call: classes apart
+FEWEST = 20  # resamples in which a figure is defined, below which it gets no interval
+BLOCK = 4_000_000  # weights held at once
 BINARY = {"low bone mass vs normal": (1, 2), "osteoporosis vs rest": (2,)}
 
 
@@ -111,7 +113,7 @@ def _weights(
     """Blocks of resampling weights (r, N): whole groups drawn with replacement, then reweighted to a prevalence."""
     index = np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
     count, rng = index.max() + 1, np.random.default_rng(seed)
-    block = max(1, 4_000_000 // len(index))
+    block = max(1, BLOCK // len(index))
     for start in range(0, resamples, block):
         w = rng.multinomial(count, np.full(count, 1 / count), min(block, resamples - start))[:, index]
         yield _shift(w.astype(float), y, prevalence)
@@ -154,37 +156,38 @@ def _nested(values: Values, leaf: Callable[[str, int | None], Any]) -> dict[str,
 def _percentiles(draws: Floats, count: float) -> tuple[float, float]:
     """95% percentile interval, expanded for few groups (Hesterberg 2015, doi 10.1080/00031305.2015.1089789)."""
     draws = draws[np.isfinite(draws)]
-    if count < 2 or len(draws) < 20:
+    if count < 2 or len(draws) < FEWEST:
         return np.nan, np.nan
     tail = ndtr(np.sqrt(count / (count - 1)) * stdtrit(count - 1, 0.025))
     return float(np.quantile(draws, tail)), float(np.quantile(draws, 1 - tail))
 
 
+def _leaf(value: Any, low: Any = np.nan, high: Any = np.nan) -> Leaf:
+    """Plain floats, None where not defined."""
+    return {"value": _number(value), "low": _number(low), "high": _number(high)}
+
+
 def _interval(name: str, value: Any, draws: Floats, count: float) -> Leaf:
     """{"value", "low", "high"}: t interval on the logit scale for bounded figures, which keeps its coverage near 1."""
     finite = draws[np.isfinite(draws)]
-    if not np.isfinite(value) or count < 2 or len(finite) < 20:
-        return {"value": _number(value), "low": None, "high": None}
-    spread = finite.std() * np.sqrt(count / (count - 1))
+    if not np.isfinite(value) or count < 2 or len(finite) < FEWEST:
+        return _leaf(value)
     if name in LOSSES:
         low, high = _percentiles(finite, count)
         if name == "ece":  # resampling adds to ECE what sampling added already: reflect (basic bootstrap)
             low, high = max(0.0, 2 * value - high), max(0.0, 2 * value - low)
         if name == "expected_cost" and value == 0:
             high = np.nan  # no error seen: how dear an unseen one would be is unknown
-        return {"value": _number(value), "low": _number(low), "high": _number(high)}
+        return _leaf(value, low, high)
     start, length = (-1, 2) if name == "quadratic_kappa" else (0, 1)
     p = (value - start) / length
     if min(p, 1 - p) < 1e-9:  # no resample differs from an end of the scale: as for a proportion
-        ends = calibrate.wilson(p, count)
+        low, high = calibrate.wilson(p, count)
     else:
-        margin = -stdtrit(count - 1, 0.025) * spread / length / (p * (1 - p))
-        ends = expit(logit(p) - margin), expit(logit(p) + margin)
-    return {
-        "value": _number(value),
-        "low": _number(start + length * ends[0]),
-        "high": _number(start + length * ends[1]),
-    }
+        spread = finite.std() * np.sqrt(count / (count - 1)) / length
+        margin = -stdtrit(count - 1, 0.025) * spread / (p * (1 - p))
+        low, high = expit(logit(p) - margin), expit(logit(p) + margin)
+    return _leaf(value, start + length * low, start + length * high)
 
 
 def _balanced_count(y: Ints, groups: NDArray[np.str_]) -> float:
@@ -254,7 +257,6 @@ def paired(
 
     def leaf(name: str, i: int | None) -> Leaf:
         value, drawn = (values[name], draws[name]) if i is None else (values[name][i], draws[name][:, i])
-        low, high = _percentiles(drawn, count) if np.isfinite(value) else (np.nan, np.nan)
-        return {"value": _number(value), "low": _number(low), "high": _number(high)}
+        return _leaf(value, *_percentiles(drawn, count)) if np.isfinite(value) else _leaf(value)
 
     return _nested(values, leaf)

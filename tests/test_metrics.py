@@ -3,6 +3,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from sklearn import metrics as sk
 
 from bonelib import calibrate, evaluation, metrics
@@ -100,11 +101,186 @@ def test_a_class_absent_from_test_is_not_defined_rather_than_zero():
     assert held["macro_f1"] == pytest.approx(sk.f1_score([0, 0, 1, 1], [0, 1, 1, 1], average="macro"))
 
 
-def test_input_that_is_no_probability_is_refused():
-    with pytest.raises(ValueError, match="sum to 1"):
-        metrics.figures([0, 1], [[0.9, 0.9, 0.9], [1, 0, 0]])
-    with pytest.raises(ValueError, match="shape"):
-        metrics.figures([0, 1], [[1, 0], [0, 1]])
+@pytest.mark.parametrize(
+    ("y", "probs", "said"),
+    [
+        ([0, 1], [[1, 0], [0, 1]], "probs has shape (2, 2): expected (2, 3) with at least one row"),
+        ([], np.empty((0, 3)), "probs has shape (0, 3): expected (0, 3) with at least one row"),
+        ([0], [[0.9, 0.9, 0.9]], "probs: expected finite rows of probabilities that sum to 1"),
+        ([0], [[0.9, 0.1, 0.002]], "probs: expected finite rows of probabilities that sum to 1"),
+        ([0], [[1.2, -0.2, 0]], "probs: expected finite rows of probabilities that sum to 1"),
+        ([0], [[np.nan, 0.5, 0.5]], "probs: expected finite rows of probabilities that sum to 1"),
+        ([0, 3], np.eye(3)[:2], "y holds [0, 3]: expected class indices 0 to 2"),
+    ],
+)
+def test_input_that_is_no_probability_is_refused_with_what_was_expected(y, probs, said):
+    with pytest.raises(ValueError) as error:
+        metrics.figures(y, probs)
+    assert str(error.value) == said
+    assert metrics.figures([0], [[0.9, 0.1, 0.0005]])["accuracy"] == 1
+
+
+def test_losses_by_hand():
+    y, probs = [0, 0, 2, 1], np.array([[0.8, 0.1, 0.1], [0.25, 0.7, 0.05], [0, 1, 0], [0.1, 0.62, 0.28]])
+    held = metrics.figures(y, probs)
+    assert held["log_loss"] == pytest.approx(-np.log([0.8, 0.25, 1e-15, 0.62]).mean())
+    assert held["brier"] == pytest.approx((0.06 + 1.055 + 2 + 0.2328) / 4)
+    # in tenths of the top probability: 0.8 right; 0.7 wrong; 1 wrong; 0.62 right
+    assert held["ece"] == pytest.approx((0.2 + 0.7 + 1 + 0.38) / 4)
+    assert held["expected_cost"] == (0 + 1 + 1 + 0) / 4
+
+
+def written_out(y, probs, rows, cost):
+    """Figures of resampled rows, each by scikit-learn or by hand."""
+    y, p = y[rows], probs[rows]
+    called = p.argmax(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        share = [sk.roc_auc_score(y == c, p[:, c]) if 0 < (y == c).sum() < len(y) else np.nan for c in range(3)]
+        seen = np.intersect1d([0, 1, 2], y)
+        out = {
+            "accuracy": np.mean(y == called), "balanced_accuracy": np.mean([np.mean(called[y == c] == c) for c in seen]),
+            "macro_f1": sk.f1_score(y, called, average="macro"), "weighted_f1": sk.f1_score(y, called, average="weighted"),
+            "quadratic_kappa": sk.cohen_kappa_score(y, called, labels=[0, 1, 2], weights="quadratic"),
+            "auroc": np.nanmean(share), "expected_cost": cost[y, called].mean(),
+            "brier": np.square(p - np.eye(3)[y]).sum(1).mean(), "log_loss": -np.log(p[np.arange(len(y)), y]).mean(),
+        }  # fmt: skip
+        for c, name in enumerate(CLASSES):
+            out[f"class_auroc {name}"] = share[c]
+            for figure, positive in (("sensitivity", y == c), ("specificity", y != c)):
+                out[f"{figure} {name}"] = np.mean((called == c)[positive] == (figure == "sensitivity"))
+            for figure, positive in (("ppv", called == c), ("npv", called != c)):
+                out[f"{figure} {name}"] = np.mean((y == c)[positive] == (figure == "ppv"))
+        for name, classes in metrics.BINARY.items():
+            positive, score = np.isin(y, classes), p[:, classes].sum(1)
+            false, true, _ = sk.roc_curve(positive, score, drop_intermediate=False)
+            out[f"{name}: AUROC"] = sk.roc_auc_score(positive, score)
+            out[f"{name}: sensitivity at 90% specificity"] = true[false <= 0.1 + 1e-12].max()
+    return out
+
+
+def expected_interval(name, value, draws, n):
+    """The interval that the docstrings promise, from scipy.stats rather than scipy.special."""
+    draws = np.array(draws)[np.isfinite(draws)]
+    if name in metrics.LOSSES:
+        tail = stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf(0.025, n - 1))
+        return np.quantile(draws, tail), np.quantile(draws, 1 - tail)
+    a, b = (-1, 1) if name == "quadratic_kappa" else (0, 1)
+    p = (value - a) / (b - a)
+    spread = draws.std() * np.sqrt(n / (n - 1)) / (b - a)
+    ends = np.log(p / (1 - p)) + np.array([-1, 1]) * stats.t.ppf(0.975, n - 1) * spread / (p * (1 - p))
+    return a + (b - a) / (1 + np.exp(-ends))
+
+
+def resampled(group, resamples, seed):
+    """How often each image is drawn, a row a resample: whole groups, drawn with replacement."""
+    names, at = np.unique(group.astype(str), return_inverse=True)
+    n = len(names)
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples)[:, at]
+
+
+def test_intervals_agree_with_a_bootstrap_written_out():
+    y, probs, group = draw(np.random.default_rng(13), 26, skill=0.8)
+    cost = np.array([[0, 1, 5], [2, 0, 1], [9, 3, 0.0]])
+    held = metrics.intervals(y, probs, group, cost, resamples=24, seed=3)
+    drawn = [written_out(y, probs, np.repeat(np.arange(len(y)), times), cost) for times in resampled(group, 24, 3)]
+    whole = written_out(y, probs, np.arange(len(y)), cost)
+    n = np.array([len(set(group[y == c])) for c in range(3)])
+    alike = 1 + (1 / n).sum() ** 2 / (1 / (n**2 * (n - 1))).sum()  # patients behind a figure that weighs classes alike
+    called = probs.argmax(1)
+    for name, value in whole.items():
+        figure, _, of = name.partition(" ")
+        leaf = held["binary"][name] if ":" in name else held[figure][of] if of in CLASSES else held[name]
+        assert leaf["value"] == pytest.approx(value), name
+        count = 26 if name in metrics.WHOLE else alike
+        if of in CLASSES:
+            c = CLASSES.index(of)
+            rows = {"specificity": y != c, "ppv": called == c, "npv": called != c}.get(figure, y == c)
+            count = len(set(group[rows]))
+        low, high = expected_interval(name, value, [d[name] for d in drawn], count)
+        assert (leaf["low"], leaf["high"]) == pytest.approx((low, high)), name
+
+
+def test_differences_agree_with_a_bootstrap_written_out():
+    y, probs, group = draw(np.random.default_rng(14), 26)
+    other, cost = probs[:, [0, 2, 1]], metrics.COST
+    held = metrics.paired(y, probs, other, group, resamples=24, seed=4)
+    rows = [np.repeat(np.arange(len(y)), times) for times in resampled(group, 24, 4)]
+    drawn = [[written_out(y, p, r, cost) for r in rows] for p in (probs, other)]
+    whole = [written_out(y, p, np.arange(len(y)), cost) for p in (probs, other)]
+    tail = stats.norm.cdf(np.sqrt(26 / 25) * stats.t.ppf(0.025, 25))
+    for name in ("accuracy", "auroc", "quadratic_kappa", "expected_cost", "ppv Osteopenia"):
+        figure, _, of = name.partition(" ")
+        leaf = held[figure][of] if of else held[name]
+        gaps = np.array([a[name] - b[name] for a, b in zip(*drawn, strict=True)])
+        assert leaf["value"] == pytest.approx(whole[0][name] - whole[1][name])
+        ends = np.quantile(gaps[np.isfinite(gaps)], [tail, 1 - tail])
+        assert (leaf["low"], leaf["high"]) == pytest.approx(tuple(ends)), name
+    dear = metrics.paired(y, probs, other, group, cost=10 * cost, resamples=24, seed=4)
+    assert dear["expected_cost"]["low"] == pytest.approx(10 * held["expected_cost"]["low"])
+
+
+def test_prevalence_weighs_every_resample():
+    y, probs, group = draw(np.random.default_rng(15), 20)
+    shares = np.array([0.7, 0.2, 0.1])
+    held = metrics.intervals(y, probs, group, resamples=25, seed=5, prevalence=shares)
+
+    def accuracy(times):
+        w = times * shares[y] / np.maximum(np.bincount(y, times, 3), 1)[y]
+        return np.average(probs.argmax(1) == y, weights=w)
+
+    drawn = [accuracy(times) for times in resampled(group, 25, 5)]
+    value = accuracy(np.ones(len(y)))
+    assert held["accuracy"]["value"] == pytest.approx(value) == metrics.figures(y, probs, prevalence=shares)["accuracy"]
+    low, high = expected_interval("accuracy", value, drawn, 20)
+    assert (held["accuracy"]["low"], held["accuracy"]["high"]) == pytest.approx((low, high))
+    absent = metrics.figures([0, 0, 1], np.eye(3)[[0, 1, 1]], prevalence=shares)["accuracy"]
+    assert absent == pytest.approx((0.7 / 2 + 0.2) / 0.9)  # of the classes present, in their proportion
+
+
+def test_ece_is_reflected_and_never_below_zero():
+    y, probs, group = draw(np.random.default_rng(16), 30)
+    leaf = metrics.intervals(y, probs, group, resamples=50, seed=6)["ece"]
+    rows = [np.repeat(np.arange(len(y)), times) for times in resampled(group, 50, 6)]
+    drawn = [metrics.figures(y[r], probs[r])["ece"] for r in rows]
+    low, high = expected_interval("ece", leaf["value"], drawn, 30)
+    assert leaf["low"] == pytest.approx(max(0, 2 * leaf["value"] - high))
+    assert leaf["high"] == pytest.approx(max(0, 2 * leaf["value"] - low))
+    even = metrics.intervals(y, np.full((len(y), 3), 1 / 3), group, resamples=50)["ece"]
+    assert even["low"] >= 0
+
+
+def test_no_errors_leave_the_dearest_error_unknown():
+    y = np.array([0, 1, 2] * 6)
+    leaf = metrics.intervals(y, np.eye(3)[y], np.arange(18), resamples=30)["expected_cost"]
+    assert leaf == {"value": 0.0, "low": 0.0, "high": None}
+
+
+@pytest.mark.parametrize(("resamples", "known"), [(19, False), (20, True)])
+def test_fewer_than_twenty_resamples_or_two_patients_give_no_interval(resamples, known):
+    y, probs = np.array([0, 1, 2, 0, 1, 2]), np.eye(3)[[0, 1, 2, 1, 2, 0]]
+    held = metrics.intervals(y, probs, np.arange(6), resamples=resamples)
+    both = metrics.paired(y, probs, np.eye(3)[y], np.arange(6), resamples=resamples)
+    for leaf in (held["accuracy"], held["brier"], both["accuracy"]):
+        assert (leaf["low"] is not None) is (leaf["high"] is not None) is known
+    one = metrics.intervals(y, probs, np.zeros(6), resamples=resamples)["accuracy"]
+    assert one == {"value": 0.5, "low": None, "high": None}
+    assert metrics.paired(y, probs, np.eye(3)[y], np.zeros(6))["accuracy"]["low"] is None
+
+
+def test_resampling_in_blocks_changes_nothing(monkeypatch):
+    y, probs, group = draw(np.random.default_rng(17), 20)
+    whole = metrics.intervals(y, probs, group, resamples=50)
+    for block in (7 * len(y), 1):
+        monkeypatch.setattr(metrics, "BLOCK", block)
+        held = metrics.intervals(y, probs, group, resamples=50)
+        for name in metrics.SCALARS:
+            assert held[name] == pytest.approx(whole[name]), name
+
+
+def test_a_confusion_matrix_has_the_truth_in_rows():
+    assert metrics.confusion([0, 0, 2], np.eye(3)[[1, 1, 0]]).tolist() == [[0, 2, 0], [0, 0, 0], [1, 0, 0]]
+    assert metrics.confusion([2], np.eye(3)[[2]]).shape == (3, 3)
 
 
 def test_perfect_scores_keep_an_open_lower_end():

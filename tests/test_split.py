@@ -99,8 +99,102 @@ def test_correction_is_made_once_unless_both_are_asked_for():
 
 @pytest.mark.parametrize("groups", [(30, 20, 4), (30, 0, 20)])
 def test_class_too_small_is_an_error_that_says_how_many_groups_it_needs(groups):
-    with pytest.raises(SplitError, match="at least 5 of each class"):
+    with pytest.raises(SplitError) as error:
         split.split(table(groups), Config())
+    assert str(error.value) == (
+        f"too few groups (patients, or images of unknown patients) to part: found Normal {groups[0]}, Osteopenia {groups[1]}, "
+        f"Osteoporosis {groups[2]}; 5 folds need at least 5 of each class. Add images, or use fewer folds or a larger test_size"
+    )
+    split.split(table((9, 9, 5)), Config())
+
+
+def test_a_fold_that_does_not_exist_is_an_error_that_says_which_do():
+    for fold in (-1, 5):
+        with pytest.raises(SplitError) as error:
+            split.split(table(), Config(), fold)
+        assert str(error.value) == f"fold = {fold}: allowed is 0 to 4"
+
+
+def test_groups_that_cannot_be_parted_evenly_are_an_error_that_names_split_and_class():
+    held = {"a": "NR", "b": "P", "c": "NPR", "d": "R", "e": "NPR"}  # every class in three groups
+    labels = dict(zip("NPR", CLASSES, strict=True))
+    rows = [
+        {"path": g + c, "label": labels[c], "group": g, "status": "ok", "issues": ""} for g in held for c in held[g]
+    ]
+    said = set()
+    for seed in range(10):
+        try:
+            assert_nothing_leaks(split.split(pd.DataFrame(rows), Config(folds=3, seed=seed)))
+        except SplitError as error:
+            said.add(str(error).replace(f"now {seed}", "now SEED"))
+    assert said & {
+        f"{part} got no image of {missing}: the groups are too large to part evenly. "
+        "Use another seed (now SEED) or fewer folds (now 3)"
+        for part in ("train", "val", "test")
+        for missing in (*CLASSES, f"{CLASSES[0]}, {CLASSES[2]}")
+    }
+
+
+def test_rows_set_aside_stand_in_no_split():
+    rows = table()
+    rows.loc[0, "status"], rows.loc[1, "issues"] = "empty", "copy;overlay"
+    splits = split.split(rows, Config())
+    assert set(rows["path"]) - set(splits["path"]) == set(rows["path"].iloc[:2])
+    assert list(splits.columns) == ["path", "label", "group", "split", "fold", "draws"]
+    assert splits["path"].tolist() == rows["path"].iloc[2:].tolist()
+
+
+def test_without_cross_validation_the_share_of_test_gives_the_number_of_folds():
+    rows = table((60, 60, 60))
+    for share, folds in ((0.2, 5), (0.25, 4), (0.3, 3), (0.1, 10)):
+        assert split.split(rows, Config(test_size=share))["fold"].nunique() == folds
+    assert split.split(rows, Config(test_size=0.1, folds=3))["fold"].nunique() == 3
+
+
+def test_val_is_the_fold_after_test_and_the_first_after_the_last():
+    rows = table()
+    for fold, following in ((0, 1), (4, 0)):
+        splits = split.split(rows, Config(), fold)
+        assert set(splits.loc[splits["split"] == "val", "fold"]) == {following}
+
+
+def test_repeats_and_seeds_are_folds_of_their_own():
+    rows = table()
+    assert split.split(rows, Config(seed=1000))["fold"].equals(split.split(rows, Config(), repeat=1)["fold"])
+    assert split.split(rows, Config(seed=2)).equals(split.split(rows, Config(seed=2)))
+    drawn = [split.split(rows, Config(seed=s)).query("split == 'train'")["draws"].tolist() for s in (0, 1)]
+    assert drawn[0] != drawn[1]
+
+
+def by_hand() -> pd.DataFrame:
+    """Training rows: four Normal drawn once, two Osteopenia twice, one Osteoporosis drawn four times; one row of test."""
+    labels = [CLASSES[0]] * 4 + [CLASSES[1]] * 2 + [CLASSES[2]] * 2
+    draws = [1, 1, 1, 1, 2, 2, 4, 0]
+    part = ["train"] * 7 + ["test"]
+    return pd.DataFrame({"path": list("abcdefgh"), "label": labels, "group": list("abcdefgh"), "split": part,
+                         "fold": 0, "draws": draws})  # fmt: skip
+
+
+def test_class_weights_and_priors_by_hand():
+    splits = by_hand()
+    assert split.class_weights(splits, "none").tolist() == [1, 1, 1]
+    assert split.class_weights(splits, "oversample").tolist() == [1, 1, 1]
+    assert split.class_weights(splits, "both") == pytest.approx(np.array([1 / 4, 1 / 2, 1]) * 12 / 7)
+    once = splits.assign(draws=[1] * 7 + [0])
+    assert split.class_weights(once, "weights") == pytest.approx(np.array([1 / 4, 1 / 2, 1]) * 7 / 3)
+    assert split.class_weights(once, "weights").dtype == np.float32
+    drawn, held = split.priors(splits)
+    assert drawn == pytest.approx([1 / 3, 1 / 3, 1 / 3])
+    assert held == pytest.approx([4 / 7, 2 / 7, 1 / 7])
+
+
+def test_digest_is_of_who_stands_where_and_nothing_else():
+    splits = by_hand()
+    assert split.digest(splits) == split.digest(splits.assign(age=50)) == "303531420f7622a6"
+    for column, value in (("path", "z"), ("label", CLASSES[1]), ("split", "val"), ("fold", 1), ("draws", 3)):
+        other = splits.copy()
+        other.loc[0, column] = value
+        assert split.digest(other) != split.digest(splits), column
 
 
 def test_split_depends_on_seed_and_repeat_and_on_nothing_else():
