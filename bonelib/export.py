@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,12 @@ def onnx(models: Sequence[predict.Model], pixels: NDArray[np.uint8], path: Path)
         raise ExportError("no picture to compare the exported model on: give at least one that it answers about")
     whole, aside = Calibrated(models).eval(), path.with_name(path.name + ".tmp")
     example = torch.zeros(2, 1, *pixels.shape[1:], dtype=torch.uint8)
-    program: Any = torch.onnx.export(
-        whole, (example,), input_names=["pictures"], output_names=["probabilities"],
-        opset_version=OPSET, dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False,
-    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's, of its own insides
+        program: Any = torch.onnx.export(
+            whole, (example,), input_names=["pictures"], output_names=["probabilities"], opset_version=OPSET, dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False,
+        )  # fmt: skip
     facts = {"classes": CLASSES, "threshold": models[0][1]["threshold"], "notice": card.NOTICE}
     program.model.metadata_props.update({k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()})
     path.parent.mkdir(parents=True, exist_ok=True)

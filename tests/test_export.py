@@ -10,7 +10,6 @@ from bonelib import export, inputs, model, predict, series
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the optional extra export")
 pytest.importorskip("onnxscript", reason="needs the optional extra export")
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the exporter's own dependencies
 
 
 @pytest.fixture(scope="module")
