@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 from imblearn.over_sampling import RandomOverSampler
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold
 
-from bonelib import audit
+from bonelib import audit, folds
 from bonelib.config import CLASSES, Config
 
 COLUMNS = ["path", "label", "group", "split", "fold", "draws"]
@@ -33,12 +32,9 @@ def split(table: pd.DataFrame, cfg: Config, fold: int = 0, repeat: int = 0) -> p
     if not 0 <= fold < k:
         raise SplitError(f"fold = {fold}: allowed is 0 to {k - 1}")
     _check_size(rows, k)
-    folds = np.zeros(len(rows), np.int64)
-    parts = StratifiedGroupKFold(k, shuffle=True, random_state=cfg.seed + 1000 * repeat).split(y, y, rows["group"])
-    for i, (_, held_out) in enumerate(parts):
-        folds[held_out] = i
-    part = np.select([folds == fold, folds == (fold + 1) % k], ["test", "val"], "train")
-    out = rows[["path", "label", "group"]].assign(split=part, fold=folds)
+    dealt = folds.deal(y, rows["group"].to_numpy(), k, cfg.seed + 1000 * repeat)
+    part = np.select([dealt == fold, dealt == (fold + 1) % k], ["test", "val"], "train")
+    out = rows[["path", "label", "group"]].assign(split=part, fold=dealt)
     for name in ("train", "val", "test"):
         missing = set(CLASSES) - set(out["label"][out["split"] == name])
         if missing:
