@@ -16,20 +16,20 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pictures
-import side_by_side
 from loaders import KEEP, LOADERS, Load
+from side_by_side import Question, Round, main
 
 SIZES = {
     "full": {"rows": 1000, "at": 300, "seconds": 2.0, "shrink": 1},
     "toy": {"rows": 12, "at": 32, "seconds": 0.0, "shrink": 8},
 }
-UNIT = "images/s"
-TARGETS = {
-    "later epochs, large JPEG": {"plain": 20, "best peer": 5},
-    "later epochs, 224 px PNG": {"plain": 7, "best peer": 7},
-    "first epoch, large JPEG": {"plain": 1.3},
-    "first epoch, 224 px PNG": {"plain": 1.0},
-    "later epochs, large JPEG, no workers": {"plain": 20},
+OURS = ("bonelib", "plain")  # what needs no peer
+QUESTIONS = {
+    "later epochs, large JPEG": Question("images/s", {"plain": 20, "best peer": 5}),
+    "later epochs, 224 px PNG": Question("images/s", {"plain": 7, "best peer": 7}),
+    "first epoch, large JPEG": Question("images/s", {"plain": 1.3}),
+    "first epoch, 224 px PNG": Question("images/s", {"plain": 1}),
+    "later epochs, large JPEG, no workers": Question("images/s", {"plain": 20}),
 }
 
 
@@ -55,25 +55,25 @@ def rates(name: str, folder: Path, load: Load, seconds: float) -> tuple[float, f
     return first, seen / (time.perf_counter() - began)
 
 
-def measure(size: str = "full", jpeg: str = "", png: str = "") -> side_by_side.Round:
+def measure(size: str = "full", jpeg: str = "", png: str = "") -> Round:
     """One round: every loader that is installed, one after the other."""
     rows, at, seconds, shrink = SIZES[size].values()
     two, alone = (Load(at, min(32, rows // 2), workers) for workers in (2, 0))
     large, small = pictures.folder("jpeg", rows, shrink, jpeg), pictures.folder("png", rows, shrink, png)
-    out: side_by_side.Round = {question: {} for question in TARGETS}
+    out: Round = {question: {} for question in QUESTIONS}
     for name in LOADERS:
         package = name.split()[0].lower()
-        if package not in ("bonelib", "plain") and not importlib.util.find_spec(package):
+        if name not in OURS and not importlib.util.find_spec(package):
             print(f"{name}: not installed")
             continue
         run = process(name).submit
         for folder, words in ((large, "large JPEG"), (small, "224 px PNG")):
             first, later = run(rates, name, folder, two, seconds).result()
             out[f"first epoch, {words}"][name], out[f"later epochs, {words}"][name] = first, later
-        if name in ("bonelib", "plain"):
+        if name in OURS:
             out["later epochs, large JPEG, no workers"][name] = run(rates, name, large, alone, seconds).result()[1]
     return out
 
 
 if __name__ == "__main__":
-    side_by_side.main(__doc__, measure, TARGETS, UNIT, jpeg="", png="")
+    main(__doc__, measure, QUESTIONS, jpeg="", png="")

@@ -11,18 +11,16 @@ import time
 from collections.abc import Callable
 
 import plain
-import side_by_side
 import torch
 import torch.nn.functional as F
+from side_by_side import Question, Round, main
 from timm.utils import ModelEmaV3
 
 from bonelib import model, recipe
 from bonelib.config import Config
 
 SIZES = {"full": {"at": 300, "batch": 16, "steps": 2}, "toy": {"at": 32, "batch": 4, "steps": 1}}
-UNIT = "images/s"
-QUESTION = "training step, half of the weights frozen"
-TARGETS = {QUESTION: {"plain": 1.4}}
+QUESTIONS = {"training step, half of the weights frozen": Question("images/s", {"plain": 1.4})}
 
 
 def ours(cfg: Config, at: int, batch: int) -> Callable[[], None]:
@@ -59,7 +57,7 @@ def theirs(cfg: Config, at: int, batch: int) -> Callable[[], None]:
     return lambda: trainer.step(pictures, labels)
 
 
-def measure(size: str = "full", backbone: str = "", precision: str = "auto") -> side_by_side.Round:
+def measure(size: str = "full", backbone: str = "", precision: str = "auto") -> Round:
     s = SIZES[size]
     cfg = Config(
         backbone=backbone or ("efficientnet_b3" if size == "full" else "test_efficientnet"), pretrained=False,
@@ -76,8 +74,8 @@ def measure(size: str = "full", backbone: str = "", precision: str = "auto") -> 
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         rates[name] = s["batch"] * steps / (time.perf_counter() - began)
-    return {QUESTION: rates}
+    return dict.fromkeys(QUESTIONS, rates)
 
 
 if __name__ == "__main__":
-    side_by_side.main(__doc__, measure, TARGETS, UNIT, backbone="", precision="auto")
+    main(__doc__, measure, QUESTIONS, backbone="", precision="auto")

@@ -14,26 +14,28 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pandas as pd
 import pictures
-import side_by_side
 import torch
 from loaders import files
+from side_by_side import Question, Round, main
 
 from bonelib import images, loader, split, train
 from bonelib.config import CLASSES, Config
 
+GPU = torch.cuda.is_available()
 SIZES = {
-    "full": {"rows": 400 if torch.cuda.is_available() else 64, "at": 300, "batch": 32, "shrink": 1},
+    "full": {"rows": 400 if GPU else 64, "at": 300, "batch": 32, "shrink": 1},
     "toy": {"rows": 12, "at": 32, "batch": 4, "shrink": 8},
 }
-UNIT = "images/s"
-TARGETS = {"training against its ceiling": {"batches that lie ready": 0.9 if torch.cuda.is_available() else 0.95}}
+QUESTIONS = {
+    "training against its ceiling": Question("images/s", {"batches that lie ready": 0.9 if GPU else 0.95}),
+    "training waits for batches": Question("% of the time", at_most=5),
+}
 
 
 def data(rows: int, at: int, shrink: int, kept: str) -> tuple[Any, np.ndarray]:
     """Splits of generated printouts, each training row drawn once, and their pictures (N, S, S)."""
-    import pandas as pd
-
     folder = pictures.folder("png", rows, shrink)
     paths, labels = files(folder)
     table = pd.DataFrame({"path": paths, "label": [CLASSES[y] for y in labels], "group": paths})
@@ -46,7 +48,7 @@ def ready(make: Any) -> Any:
     return lambda *given: list(make(*given))
 
 
-def measure(size: str = "full", backbone: str = "") -> side_by_side.Round:
+def measure(size: str = "full", backbone: str = "") -> Round:
     rows, at, batch, shrink = SIZES[size].values()
     with tempfile.TemporaryDirectory() as kept:
         splits, pixels = data(rows * 10 // 6, at, shrink, kept)
@@ -57,13 +59,12 @@ def measure(size: str = "full", backbone: str = "") -> side_by_side.Round:
         ours = train.train(cfg, splits, pixels, Path(kept)).iloc[-1]
         with mock.patch.object(loader, "training", ready(loader.training)):
             ceiling = train.train(cfg, splits, pixels, Path(kept)).iloc[-1]
-    print(f"bonelib waiting for batches: {ours['data_wait']:.1%} of the time")
+    rate = "images_per_second"
     return {
-        "training against its ceiling": {
-            "bonelib": ours["images_per_second"], "batches that lie ready": ceiling["images_per_second"],
-        }
-    }  # fmt: skip
+        "training against its ceiling": {"bonelib": ours[rate], "batches that lie ready": ceiling[rate]},
+        "training waits for batches": {"bonelib": 100 * ours["data_wait"]},
+    }
 
 
 if __name__ == "__main__":
-    side_by_side.main(__doc__, measure, TARGETS, UNIT, backbone="")
+    main(__doc__, measure, QUESTIONS, backbone="")

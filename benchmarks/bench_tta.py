@@ -1,39 +1,97 @@
-"""What test-time augmentation costs: all views against as many plain predictions. CPU seconds, so other load matters less.
+"""Test-time augmentation, ten views of a picture: bonelib's against the plain way, ttach, and no augmentation at all.
 
-python benchmarks/bench_tta.py [backbone] [image size] [pictures]
+python benchmarks/bench_tta.py [--rounds 3] [--backbone efficientnet_b3]
+
+The plain way opens each file ten times and runs one picture at a time. ttach takes the same batches as bonelib; its ten
+views are mirroring times five brightnesses, cheaper to make than turned and zoomed ones. «ttach on bonelib's model» tells
+the views' share from the model's.
 """
 
 from __future__ import annotations
 
-import sys
+import importlib.util
+import tempfile
 import time
+from collections.abc import Callable
 
 import numpy as np
+import pictures
+import plain
 import torch
+from loaders import files
+from side_by_side import Question, Round, main
 
-from bonelib import model, predict
+from bonelib import images, model, predict
 from bonelib.config import VIEWS, Config
 
-
-def seconds(net: torch.nn.Module, pixels: np.ndarray, views: tuple[str, ...], rounds: int = 5) -> float:
-    """Least CPU seconds of several rounds of predicting all pictures."""
-    spent = []
-    for _ in range(rounds):
-        began = time.process_time()
-        predict.logits(net, pixels, np.arange(len(pixels)), views, batch_size=len(pixels))
-        spent.append(time.process_time() - began)
-    return min(spent)
+GPU = torch.cuda.is_available()
+SIZES = {
+    "full": {"rows": 320 if GPU else 24, "at": 300, "batch": 32, "shrink": 1},
+    "toy": {"rows": 6, "at": 32, "batch": 10, "shrink": 8},
+}
+TITLE = "ten views of test-time augmentation"
+QUESTIONS = {TITLE: Question("images/s", {"plain": 15 if GPU else 3, "ttach": 1.2})}
 
 
-def main(backbone: str = "efficientnet_b3", size: str = "224", count: str = "20") -> None:
-    cfg = Config.load({}, backbone=backbone, pretrained=False, image_size=int(size))
-    net = model.build(cfg).eval()
-    pixels = np.random.default_rng(0).integers(0, 256, (int(count), cfg.image_size, cfg.image_size), dtype=np.uint8)
-    plain, tta = (seconds(net, pixels, views) for views in (("identity",), VIEWS))
-    print(f"{backbone}, {size} px, {count} pictures, {torch.get_num_threads()} threads")
-    print(f"plain {plain:.2f} CPU s; {len(VIEWS)} views {tta:.2f} CPU s")
-    print(f"cost of TTA: {tta / plain:.2f} times plain, {tta / plain / len(VIEWS):.2f} of its {len(VIEWS)} views")
+def wrapped(net: torch.nn.Module) -> torch.nn.Module:
+    import ttach
+
+    steps = [ttach.HorizontalFlip(), ttach.Multiply([0.9, 0.95, 1.0, 1.05, 1.1])]
+    return ttach.ClassificationTTAWrapper(net, ttach.Compose(steps))
+
+
+def ways(size: str, backbone: str, kept: str) -> dict[str, Callable[[], object]]:
+    """Each way to predict every picture in ten views, ready to be timed."""
+    rows, at, batch, shrink = SIZES[size].values()
+    on = model.device()
+    cfg = Config(backbone=backbone, pretrained=False, image_size=at)
+    folder = pictures.folder("png", rows, shrink)
+    paths, labels = files(folder)
+    pixels, _ = images.cache(folder, paths, at, kept)
+    net, kind = model.build(cfg).to(on).eval(), model.precision(cfg, on)
+    trainer = plain.Trainer(plain.model(backbone, cfg.freeze, on).eval(), on)
+    drawn = plain.Pictures([folder / p for p in paths], labels, plain.policy(at))
+    order = np.arange(rows)
+
+    def batches(grey: bool, each: int) -> list[torch.Tensor]:
+        whole = torch.from_numpy(np.array(pixels))[:, None].float()
+        return list((whole if grey else (whole.expand(-1, 3, -1, -1) - 128) / 64).split(each))
+
+    def ttach(net: torch.nn.Module, ready: list[torch.Tensor], mixed: str) -> Callable[[], object]:
+        def run() -> None:
+            with torch.inference_mode(), plain.half(on) if mixed == "plain" else model.autocast(mixed, on):
+                for pictures in ready:
+                    wrapped(net)(pictures.to(on)).cpu()
+
+        return run
+
+    out: dict[str, Callable[[], object]] = {
+        "bonelib": lambda: predict.logits(net, pixels, order, VIEWS, batch, kind),
+        "bonelib, one view": lambda: predict.logits(net, pixels, order, ("identity",), batch, kind),
+        "plain": lambda: trainer.tta(drawn),
+    }
+    if importlib.util.find_spec("ttach"):
+        each = max(1, batch // len(VIEWS))
+        out["ttach"] = ttach(trainer.net, batches(False, each), "plain")
+        out["ttach on bonelib's model"] = ttach(net, batches(True, each), kind)
+    else:
+        print("ttach: not installed")
+    return out
+
+
+def measure(size: str = "full", backbone: str = "") -> Round:
+    rates = {}
+    with tempfile.TemporaryDirectory() as kept:
+        for name, run in ways(
+            size, backbone or ("efficientnet_b3" if size == "full" else "test_efficientnet"), kept
+        ).items():
+            if GPU:
+                run()  # cuDNN chooses its kernels
+            began = time.perf_counter()
+            run()
+            rates[name] = SIZES[size]["rows"] / (time.perf_counter() - began)
+    return {TITLE: rates}
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(__doc__, measure, QUESTIONS, backbone="")

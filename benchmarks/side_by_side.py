@@ -10,6 +10,7 @@ import platform
 import statistics
 import sys
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,15 @@ import torch
 
 RESULTS = Path(__file__).parent / "results"
 Round = dict[str, dict[str, float]]  # question -> who -> figure
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of bonelib: ratios of at least so much against others, or a figure of its own of at most so much."""
+
+    unit: str  # a rate, such as images/s, is better if higher, all else if lower
+    at_least: dict[str, float] = field(default_factory=dict)
+    at_most: float | None = None
 
 
 def machine() -> dict[str, Any]:
@@ -34,27 +44,23 @@ def machine() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def summary(rounds: list[Round], targets: dict[str, dict[str, float]], unit: str) -> dict[str, Any]:
+def summary(rounds: list[Round], questions: dict[str, Question]) -> dict[str, Any]:
     """Of each question: every figure's median and range, and bonelib's ratios to the others, round by round.
 
-    A ratio above 1 is to bonelib's credit, whether the unit is a rate or a time. «best peer» is the best but plain.
+    A ratio above 1 is to bonelib's credit, whether the unit is a rate or a time. «best peer» is the best of a round but plain.
     """
     out: dict[str, Any] = {}
-    for question in rounds[0]:
-        names = rounds[0][question]
-        faster = (lambda ours, other: ours / other) if unit.endswith("/s") else (lambda ours, other: other / ours)
-        ratios: dict[str, list[float]] = {n: [] for n in names if n != "bonelib"}
-        for one in (r[question] for r in rounds):
-            for n in ratios:
-                ratios[n].append(faster(one["bonelib"], one[n]))
-        peers = [n for n in ratios if n != "plain"]
-        if peers:
-            ratios["best peer"] = [min(ratios[n][i] for n in peers) for i in range(len(rounds))]
-        out[question] = {
-            "unit": unit,
-            "figures": {n: _spread([r[question][n] for r in rounds]) for n in names},
+    for title, question in questions.items():
+        figures = [r[title] for r in rounds]
+        sign = 1 if question.unit.endswith("/s") else -1
+        others = [n for n in figures[0] if n != "bonelib"]
+        ratios = {n: [(f["bonelib"] / f[n]) ** sign for f in figures] for n in others}
+        if "best peer" in question.at_least and (peers := [ratios[n] for n in others if n != "plain"]):
+            ratios["best peer"] = [min(of) for of in zip(*peers, strict=True)]
+        out[title] = {
+            **asdict(question),
+            "figures": {n: _spread([f[n] for f in figures]) for n in figures[0]},
             "ratios": {n: _spread(of) for n, of in ratios.items()},
-            "targets": targets.get(question, {}),
         }
     return out
 
@@ -66,22 +72,38 @@ def _spread(values: list[float]) -> dict[str, float]:
 def table(results: dict[str, Any]) -> str:
     """The figures of some questions as text."""
     lines = []
-    for question, row in results.items():
-        lines.append(f"\n{question} ({row['unit']})")
-        for name, f in row["figures"].items():
-            ratio = row["ratios"].get(name)
-            against = f"   bonelib is {ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio else ""
-            lines.append(f"  {name:<28} {f['median']:10.2f} ({f['low']:.2f} to {f['high']:.2f}){against}")
-        for name, target in row["targets"].items():
-            got = row["ratios"].get(name, {}).get("median")
-            verdict = "not measured" if got is None else "met" if got >= target else "NOT met"
-            lines.append(f"  target: at least {target:g} against {name}: {verdict}")
+    for title, row in results.items():
+        lines.append(f"\n{title} ({row['unit']})")
+        for name, figure in row["figures"].items():
+            ratio = f"  bonelib is {spread(row['ratios'][name])} times as good" if name in row["ratios"] else ""
+            lines.append(f"  {name:<28} {spread(figure):>28}{ratio}")
+        lines += [f"  {words}: {verdict}" for words, verdict in verdicts(row)]
     return "\n".join(lines)
 
 
-def main(
-    doc: str | None, measure: Callable[..., Round], targets: dict[str, dict[str, float]], unit: str, **options: str
-) -> None:
+def verdicts(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """Each target of a question in words, and whether it was met."""
+    out = []
+    for name, target in row["at_least"].items():
+        got = row["ratios"].get(name, {"median": None})["median"]
+        out.append((f"at least {target:g} times {name}", _met(got, got is not None and got >= target)))
+    if row["at_most"] is not None:
+        got = row["figures"]["bonelib"]["median"]
+        out.append((f"at most {row['at_most']:g} {row['unit']}", _met(got, got <= row["at_most"])))
+    return out
+
+
+def _met(got: float | None, met: bool) -> str:
+    return "not measured" if got is None else "met" if met else "NOT met"
+
+
+def spread(of: dict[str, float]) -> str:
+    """Median and range, to three digits or so."""
+    digits = [f"{of[k]:,.0f}" if abs(of["median"]) >= 100 else f"{of[k]:.3g}" for k in ("median", "low", "high")]
+    return f"{digits[0]} ({digits[1]} to {digits[2]})"
+
+
+def main(doc: str | None, measure: Callable[..., Round], questions: dict[str, Question], **options: str) -> None:
     """Run a benchmark's rounds from the command line, print its table and keep it under results/."""
     asked = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--rounds", type=int, default=3)
@@ -91,7 +113,7 @@ def main(
     given = vars(asked.parse_args())
     count = given.pop("rounds")
     rounds = [measure(**given) for _ in range(count)]
-    results = summary(rounds, targets, unit)
+    results = summary(rounds, questions)
     print(table(results), flush=True)
     if given["size"] == "full":
         name = Path(inspect.getsourcefile(measure) or sys.argv[0]).stem.removeprefix("bench_")
