@@ -122,7 +122,7 @@ def _findings(
     words = sorted({w for found in table["issues"] for w in found.split(";")} - {"", "copy", "conflict"})
     columns = [c for c in rows.columns[rows.columns.get_loc("issues") + 1 :] if c != "given_split"]
     odd = defects.odd_values(rows, columns)
-    people = int(rows["patient"].replace("", np.nan).nunique())
+    people = int(rows.loc[rows["patient"] != "", "patient"].nunique())
     suggestion = None if people else names.patients(rows["path"].tolist())
     notes = [
         names.known_set(table),
