@@ -40,7 +40,7 @@ bench: .venv-bench/installed
 	CUDA_VISIBLE_DEVICES= .venv-bench/bin/python benchmarks/run.py
 
 bench-gpu: .venv-bench/installed
-	.venv-bench/bin/python benchmarks/run.py
+	.venv-bench/bin/python benchmarks/run.py --gpu
 
 .venv-bench/installed: benchmarks/requirements.txt requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv-bench
