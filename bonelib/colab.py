@@ -10,7 +10,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from bonelib import catalog, fetch
+from bonelib import catalog, fetch, predict
 from bonelib.config import Config
 from bonelib.mirror import Mirror
 
@@ -31,8 +31,12 @@ def settings(on_drive: bool = False, **form: Any) -> Config:
                 if Mirror(cfg.root, Path(cfg.mirror)).pull():
                     print(f"brought {cfg.run} back from {cfg.mirror}")
         cfg = Config.load(**_remembered(cfg.root, form) | {"run": cfg.run, "mirror": cfg.mirror})
-        cfg = replace(cfg, data=_near(cfg.data, cfg.cache), images=_near(cfg.images, cfg.cache))
-        cfg = cfg if cfg.data == "sample" else replace(cfg, data=str(catalog.locate(cfg)))
+        cfg = replace(cfg, images=_near(cfg.images, cfg.cache))
+        if not (
+            cfg.images and predict.folders(cfg.root)
+        ):  # a trained model is asked about new pictures without its data
+            cfg = replace(cfg, data=_near(cfg.data, cfg.cache))
+            cfg = cfg if cfg.data == "sample" else replace(cfg, data=str(catalog.locate(cfg)))
     print(f"data {cfg.data}, results in {cfg.run}" + (f" and {cfg.mirror}" if cfg.mirror else ""))
     return cfg
 

@@ -107,6 +107,8 @@ def amend(trainings: Sequence[Training], **learnt: float | None) -> None:
     for one, splits, pixels in trainings:
         gauge = inputs.fit(pixels[np.flatnonzero(splits["split"] == "train")])
         model.amend(one.root / "model", **learnt, priors=[p.tolist() for p in split.priors(splits)], inputs=gauge)
+        if not gauge:
+            print("too few training images to say what is like them: the model will refuse blank images only")
 
 
 def calibrated(cfg: Config) -> list[predict.Model]:

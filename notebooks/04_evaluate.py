@@ -59,7 +59,7 @@ import json
 import numpy as np
 import pandas as pd
 
-from bonelib import baselines, colab, evaluation, explain, inputs, model, plots, predict, report, series, split, verdict
+from bonelib import baselines, colab, evaluation, explain, model, plots, predict, report, series, split, verdict
 from bonelib.config import CLASSES
 from bonelib.copies import clusters
 
@@ -139,11 +139,7 @@ learnt = {
     "temperature": metrics["calibration"]["plain"]["temperature"],
     "threshold": metrics["selective"]["plain"]["threshold"],
 }
-for one, parts, _ in trainings:
-    gauge = inputs.fit(pixels[np.flatnonzero(parts["split"] == "train")])
-    model.amend(one.root / "model", **learnt, priors=[p.tolist() for p in split.priors(parts)], inputs=gauge)
-if not gauge:
-    print("too few training images to say what is like them: the model will refuse blank images only")
+series.amend(trainings, **learnt)
 
 # %%
 figures = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "auroc", "quadratic_kappa")

@@ -224,3 +224,13 @@ def test_kagglehub_reads_the_secret_and_does_without_it(drive, monkeypatch):
     assert kagglehub.config.get_colab_credentials().api_key == "from the secret"
     monkeypatch.setattr(sys.modules["google.colab"].userdata, "get", lambda key: {}[key])
     assert kagglehub.config.get_colab_credentials() is None
+
+
+def test_trained_model_is_asked_about_new_pictures_without_its_data(tiny, tmp_path):
+    run = tmp_path / "run"
+    (run / "model").mkdir(parents=True)
+    (run / "model" / "config.json").write_text("{}")
+    (run / "form.json").write_text(json.dumps({"data": "/no/longer/here"}))
+    assert colab.settings(run=str(run), images=str(tiny)).images == str(tiny)
+    with pytest.raises(catalog.DataError, match="/no/longer/here"):
+        colab.settings(run=str(run))
