@@ -156,7 +156,7 @@ def _from_table(path: Path) -> pd.DataFrame:
     found = metadata.read(path)
     if not {"path", "label"} <= set(found.columns):
         raise DataError(f"{path}: found the columns {list(found.columns)}, expected path and label among them")
-    found["path"] = found["path"].fillna("").astype(str)
+    found["path"] = found["path"].fillna("")
     here = Path(os.path.realpath(path.parent))
     outside = [p for p in found["path"] if "\0" not in p and not Path(os.path.realpath(here / p)).is_relative_to(here)]
     if outside:
@@ -164,7 +164,7 @@ def _from_table(path: Path) -> pd.DataFrame:
     if found["path"].duplicated().any():
         twice = found["path"][found["path"].duplicated()].iloc[0]
         raise DataError(f"{path}: {twice!r} stands in several rows; keep one row an image, with its one label")
-    labels = found["label"].astype(str).map(class_of)
+    labels = found["label"].fillna("").map(class_of)
     if labels.isna().any():
         raise DataError(f"{path}: label {found['label'][labels.isna()].iloc[0]!r}: allowed are {', '.join(CLASSES)}")
     found["label"] = labels

@@ -118,7 +118,8 @@ class Config:
         env = os.environ if env is None else env
         given = {k[len("BONELIB_") :].lower(): v for k, v in env.items() if k.startswith("BONELIB_") and v != ""}
         given |= {k: v for k, v in form.items() if v not in ("", None)}
-        defaults = {f.name: getattr(cls(), f.name) for f in fields(cls)}
+        plain = cls()
+        defaults = {f.name: getattr(plain, f.name) for f in fields(cls)}
         for name in given:
             if name not in defaults:
                 near = difflib.get_close_matches(name, defaults, 1)
