@@ -1,4 +1,4 @@
-"""A page in the browser that answers about one picture at a time (Gradio): for showing and teaching, not for diagnosis."""
+"""A page in the browser that answers about one picture at a time (Gradio): for teaching, not for diagnosis."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def page(models: Sequence[predict.Model], run: Path) -> Any:
 
 
 def serve(models: Sequence[predict.Model], run: Path, share: bool = False, **options: Any) -> Any:
-    """Show the page, on this machine only unless `share`; returns the running gradio.Blocks, to be closed by `close()`."""
+    """Show the page, on this machine only unless `share`; returns the running gradio.Blocks, ended by `close()`."""
     import gradio
 
     shown = page(models, run)
@@ -74,7 +74,7 @@ def serve(models: Sequence[predict.Model], run: Path, share: bool = False, **opt
 
 
 def _forget(folder: Path, sent: Path) -> None:
-    """Remove an uploaded file with the folder that gradio made for it, and the empty files that gradio leaves beside it."""
+    """Remove an uploaded file with the folder that gradio made for it, and the empty files that it leaves beside."""
     if folder.resolve() in sent.resolve().parents:
         shutil.rmtree(sent.parent, ignore_errors=True)
     for left in folder.iterdir():
@@ -83,7 +83,7 @@ def _forget(folder: Path, sent: Path) -> None:
 
 
 def _answer(models: Sequence[predict.Model], sent: Path) -> str:
-    """HTML: the call with its reason, the probabilities, the picture as the model sees it, and what spoke for the call."""
+    """HTML: the call and its reason, the probabilities, the picture as the model sees it, what spoke for the call."""
     picture, why = inputs.read(sent, models[0][1]["image_size"])
     told = predict.answers(models, [(picture, why)]).iloc[0]
     if picture is None:

@@ -72,7 +72,7 @@ def _calibration(val: pd.DataFrame, test: pd.DataFrame, priors: Priors | None) -
 
 
 def learnt(predictions: pd.DataFrame, priors: Priors | None, target: float) -> dict[str, float | None]:
-    """What prediction takes from validation, as `evaluate` fits it: `temperature`, and `threshold` (None: none reaches target)."""
+    """What prediction takes from validation, as `evaluate` fits it: `temperature`, `threshold` (None: none will do)."""
     val = _part(predictions, "plain", "val")
     block, probs, _ = _calibration(val, val, priors)
     return {

@@ -1,4 +1,4 @@
-"""The run's models as one ONNX file with everything inside: grey uint8 (B, 1, S, S) in, calibrated probabilities (B, 3) out."""
+"""The run's models as one ONNX file, all inside: grey uint8 (B, 1, S, S) in, calibrated probabilities (B, 3) out."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def onnx(models: Sequence[predict.Model], pixels: NDArray[np.uint8], path: Path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's, of its own insides
         program: Any = torch.onnx.export(
-            whole, (example,), input_names=["pictures"], output_names=["probabilities"], opset_version=OPSET, dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False,
+            whole, (example,), input_names=["pictures"], output_names=["probabilities"], opset_version=OPSET,
+            dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False,
         )  # fmt: skip
     facts = {"classes": CLASSES, "threshold": models[0][1]["threshold"], "notice": card.NOTICE}
     program.model.metadata_props.update({k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()})

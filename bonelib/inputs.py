@@ -70,7 +70,7 @@ def _distance(gauge: dict[str, Any], x: np.ndarray) -> np.ndarray:
 
 
 def refuse(pixels: np.ndarray, gauge: dict[str, Any]) -> list[str]:
-    """For each picture (N, S, S) uint8 the reason to refuse it, or an empty text; an empty gauge refuses blank ones only."""
+    """For each picture (N, S, S) uint8 the reason to refuse it, or an empty text; an empty gauge refuses blank ones."""
     if not gauge:
         return [_blank(picture) for picture in pixels]
     x, turned = statistics(pixels), statistics(255 - np.asarray(pixels))
@@ -114,7 +114,7 @@ def refuse_file(path: str | Path) -> str:
 
 
 def read(path: str | Path, size: int) -> tuple[NDArray[np.uint8] | None, str]:
-    """A file as the model sees it, (size, size) uint8 or None if it cannot be read, and the reason to refuse it, if any."""
+    """A file as the model sees it, (size, size) uint8, or None if unreadable; and the reason to refuse it, if any."""
     try:
         return images.letterbox(images.read(path, size), size), refuse_file(path)
     except images.ImageError as error:

@@ -28,7 +28,7 @@ def logits(
     batch_size: int = 32,
     kind: str = "no",
 ) -> NDArray[np.float32]:
-    """(V, N, 3) float32: the logits of each row's picture in each view, all views of a batch in one pass on the device."""
+    """(V, N, 3) float32: the logits of each row's picture in each view; all views of a batch in one pass."""
     on = next(net.parameters()).device
     at_once = max(1, batch_size // len(views))
     batches = (
@@ -88,7 +88,7 @@ def load(run: Path) -> list[Model]:
 
 
 def calibrated(logits: NDArray[np.float32], meta: dict[str, Any]) -> NDArray[np.float64]:
-    """(N, 3): probabilities as 04_evaluate calibrated them: the training's class shares undone, then the temperature."""
+    """(N, 3): probabilities as 04_evaluate calibrated them: training's class shares undone, then the temperature."""
     return calibrate.calibrated(probabilities(logits), meta["temperature"], meta["priors"])
 
 

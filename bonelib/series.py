@@ -103,7 +103,7 @@ def trained(cfg: Config, splits: pd.DataFrame, pixels: NDArray[Any]) -> tuple[mo
 
 
 def amend(trainings: Sequence[Training], **learnt: float | None) -> None:
-    """Leave in each model's config.json what validation taught, its training's class shares, and what its images are like."""
+    """Leave in each config.json what validation taught, the class shares of training, and what its images are like."""
     for one, splits, pixels in trainings:
         gauge = inputs.fit(pixels[np.flatnonzero(splits["split"] == "train")])
         model.amend(one.root / "model", **learnt, priors=[p.tolist() for p in split.priors(splits)], inputs=gauge)
@@ -132,13 +132,13 @@ def _check_data(cfg: Config) -> None:
     kept = cfg.root / "config.json"
     if kept.is_file() and (data := json.loads(kept.read_text())["data"]) != cfg.data:
         raise catalog.DataError(
-            f"{cfg.root} was made from data = {data!r}, and is asked about {cfg.data!r}: give that data, another run folder, "
-            "or, to ask a calibrated model about new pictures, images"
+            f"{cfg.root} was made from data = {data!r}, and is asked about {cfg.data!r}: give that data, another run "
+            "folder, or, to ask a calibrated model about new pictures, images"
         )
 
 
 def unseen(cfg: Config) -> tuple[Path, list[str]]:
-    """A folder and the paths in it of the pictures that `cfg.images` means; where it is empty, those of the test split."""
+    """A folder and the paths in it of the pictures that `cfg.images` means; if it is empty, those of the test split."""
     if cfg.images:
         return archive.files(cfg.images)
     _check_data(cfg)

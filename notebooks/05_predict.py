@@ -24,19 +24,19 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/bonelib/blob/main/notebooks/05_predict.ipynb)
 #
-# This notebook asks a trained model about pictures that it has never seen: one, a folder, or a whole archive. It answers with
-# calibrated probabilities, and leaves to a person what it is unsure of or was not made for.
+# This notebook asks a trained model about pictures that it has never seen: one, a folder, or a whole archive. It
+# answers with calibrated probabilities, and leaves to a person what it is unsure of or was not made for.
 #
-# A GPU helps and is not needed. With a trained run at hand the sample's pictures take seconds on two CPU cores and 2 GB of
-# memory; without one, a model is trained first, as in `03_train`.
+# A GPU helps and is not needed. With a trained run at hand the sample's pictures take seconds on two CPU cores and 2
+# GB of memory; without one, a model is trained first, as in `03_train`.
 #
 # For research and teaching; not for diagnosis.
 
 # %% [markdown]
 # ## Setup
 #
-# On Colab this installs `bonelib`: from a wheel beside this notebook or in Drive's folder `bonelib` if there is one, else from
-# GitHub. Every package that Colab ships stays as it is. Elsewhere it only looks whether `bonelib` is there.
+# On Colab this installs `bonelib`: from a wheel beside this notebook or in Drive's folder `bonelib` if there is one,
+# else from GitHub. Every package that Colab ships stays as it is. Elsewhere it only looks whether `bonelib` is there.
 
 # %%
 import subprocess
@@ -68,10 +68,11 @@ from bonelib.config import CLASSES
 # %% [markdown]
 # ## Settings
 #
-# `run` is the folder of a trained run, with its `model/`; if there is none, one is made on `data`, by default the embedded
-# sample. `images` is what to ask about: a picture (PNG, JPEG, TIFF, BMP, DICOM) or a folder; empty, it is the test split.
-# On Colab, tick `upload` to send pictures from your own computer, and `results_on_drive` to find what the other notebooks have
-# made. An empty field takes what an earlier notebook of this run was given, else the variable `BONELIB_<FIELD>`, else the default.
+# `run` is the folder of a trained run, with its `model/`; if there is none, one is made on `data`, by default the
+# embedded sample. `images` is what to ask about: a picture (PNG, JPEG, TIFF, BMP, DICOM) or a folder; empty, it is
+# the test split. On Colab, tick `upload` to send pictures from your own computer, and `results_on_drive` to find what
+# the other notebooks have made. An empty field takes what an earlier notebook of this run was given, else the
+# variable `BONELIB_<FIELD>`, else the default.
 
 # %% cellView="form"
 # @title Settings
@@ -96,9 +97,9 @@ if upload and "google.colab" in sys.modules:
 # %% [markdown]
 # ## The model
 #
-# Validation has taught it two things. A temperature makes its probabilities as sure as they are right. A threshold says from
-# which probability on its calls were right as often as was asked for. With `folds` all of its models answer together:
-# their probabilities are averaged.
+# Validation has taught it two things. A temperature makes its probabilities as sure as they are right. A threshold
+# says from which probability on its calls were right as often as was asked for. With `folds` all of its models answer
+# together: their probabilities are averaged.
 
 # %%
 models = series.calibrated(cfg)
@@ -130,28 +131,28 @@ table = pd.read_csv(path, keep_default_na=False, na_values=dict.fromkeys(predict
 table.head(8).round(3)
 
 # %% [markdown]
-# `call` is a class, or `refer`: then `reason` says why a person has to look. A file that cannot be read stays in the table,
-# without probabilities, so that every picture is answered for once.
+# `call` is a class, or `refer`: then `reason` says why a person has to look. A file that cannot be read stays in the
+# table, without probabilities, so that every picture is answered for once.
 
 # %%
 table["call"].value_counts().reindex([*CLASSES, predict.REFER], fill_value=0).to_frame("pictures")
 
 # %% [markdown]
-# Before anything else each picture is held against the training images: a blank one, a negative, a colour photo or one
-# that looks like none of them is not answered, however sure the model would be. Another body part may still get through.
+# Before anything else each picture is held against the training images: a blank one, a negative, a colour photo or
+# one that looks like none of them is not answered, however sure the model would be. Another body part may still get
+# through.
 
 # %%
-table.loc[table["call"] == predict.REFER, "reason"].str.split(r"[:(]").str[0].str.strip().value_counts().to_frame(
-    "pictures"
-)
+reasons = table.loc[table["call"] == predict.REFER, "reason"]
+reasons.str.split("[:(]").str[0].str.strip().value_counts().to_frame("pictures")
 
 # %% [markdown]
 # Shares of calls are not a prevalence: the referred pictures are missing from them, and errors do not cancel out.
 #
 # ## What spoke for the calls
 #
-# The first pictures that the model has looked at, with what spoke for their likeliest class. Heat maps please the eye more
-# easily than they explain: `04_evaluate` tests whether those of this model mean anything.
+# The first pictures that the model has looked at, with what spoke for their likeliest class. Heat maps please the eye
+# more easily than they explain: `04_evaluate` tests whether those of this model mean anything.
 
 # %%
 looked = table[table["call"].isin(CLASSES) | table["reason"].str.startswith(predict.UNSURE)].head(8)
@@ -170,8 +171,8 @@ figure if len(looked) else "no picture was fit to be asked about"
 # %% [markdown]
 # ## An archive
 #
-# This notebook is also a script. Several processes share a folder of any size; killed and started again, they go on from the
-# parts that are there, and every image stands once in the table. Memory does not grow with the archive.
+# This notebook is also a script. Several processes share a folder of any size; killed and started again, they go on
+# from the parts that are there, and every image stands once in the table. Memory does not grow with the archive.
 #
 # ```
 # BONELIB_RUN=runs/mine BONELIB_IMAGES=path/to/archive torchrun --nproc_per_node 2 notebooks/05_predict.py
@@ -183,9 +184,10 @@ print(f"{path} ({path.stat().st_size / 1e3:,.0f} kB, {len(table):,} rows)")
 # %% [markdown]
 # ## The model elsewhere
 #
-# Tick `write_onnx` for one file that other programs can run, with everything inside: grey `uint8` pictures (B, 1, S, S) in,
-# calibrated probabilities (B, 3) out. It is compared with the model on the pictures above before it is kept. It needs
-# `pip install onnx onnxruntime onnxscript`, and the pictures letterboxed as `bonelib.images.letterbox` does it.
+# Tick `write_onnx` for one file that other programs can run, with everything inside: grey `uint8` pictures (B, 1, S,
+# S) in, calibrated probabilities (B, 3) out. It is compared with the model on the pictures above before it is kept.
+# It needs `pip install onnx onnxruntime onnxscript`, and the pictures letterboxed as `bonelib.images.letterbox` does
+# it.
 
 # %%
 main = PartialState().is_main_process
@@ -196,8 +198,9 @@ if write_onnx and main:
 # %% [markdown]
 # ## One picture at a time
 #
-# A page for showing and teaching: choose a picture, see the answer and what spoke for it, with the limits beside it. It opens
-# on Colab, or when `open_page` is ticked; it is not shared on the internet, and keeps no picture once it is answered.
+# A page for showing and teaching: choose a picture, see the answer and what spoke for it, with the limits beside it.
+# It opens on Colab, or when `open_page` is ticked; it is not shared on the internet, and keeps no picture once it is
+# answered.
 
 # %%
 if main and (open_page or "google.colab" in sys.modules):
@@ -212,8 +215,8 @@ print("\n\n".join(card.LIMITS))
 # %% [markdown]
 # ## Where to go from here
 #
-# `answers.csv` opens in any spreadsheet. If many pictures are referred as unlike the training images, the model was made for
-# other ones: train on some of your own with `03_train`, and ask `04_evaluate` again.
+# `answers.csv` opens in any spreadsheet. If many pictures are referred as unlike the training images, the model was
+# made for other ones: train on some of your own with `03_train`, and ask `04_evaluate` again.
 
 # %%
 colab.finish(cfg)  # brings the results to Drive, if that box is ticked

@@ -21,11 +21,12 @@ from bonelib.config import Config
 
 ROOT = Path(__file__).parents[1]
 JOB = """
-import json, sys
+import json, resource, sys
 from bonelib import archive, predict, series
 from bonelib.config import Config
 cfg = Config.from_json(sys.argv[1])
 archive.answers(cfg, predict.load(cfg.root), *archive.files(cfg.images), part=int(sys.argv[2]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)  # MiB, at most
 """
 
 
@@ -166,7 +167,18 @@ def test_two_processes_killed_and_restarted_answer_every_image_once(run):
 
 
 @pytest.mark.soak
-def test_five_thousand_images_survive_kills_in_constant_memory(run):
+def test_five_thousand_images_survive_kills(run):
     fill(Path(run.images), 5000, 160)
     chance = random.Random(0)
     whole_after_kills(run, part=64, kills=sorted(chance.sample(range(2, 60), 3)))
+
+
+@pytest.mark.soak
+def test_ten_times_the_images_take_no_more_memory(run):
+    peaks = {}
+    for count in (500, 5000):
+        fill(Path(run.images), count, 300)
+        done = subprocess.run(command(run, 64, 1), env=ENV, check=True, capture_output=True, text=True, timeout=1800)
+        peaks[count] = int(done.stdout.split()[-1])
+    print(f"peak memory in MiB by number of images: {peaks}")
+    assert peaks[5000] - peaks[500] < 30
