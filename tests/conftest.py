@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 
-from bonelib import sample
+from bonelib import audit, catalog, sample
 from bonelib.config import Config
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -51,3 +55,16 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no real images at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def audited(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], tuple[pd.DataFrame, dict[str, Any]]]:
+    """A folder's audited table and findings, made once for all tests that ask: `audited(folder)`."""
+
+    @functools.cache
+    def of(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+        cfg = Config(data=str(folder), cache=str(tmp_path_factory.getbasetemp() / "cache"))
+        table, thumbs, root = catalog.catalog(cfg)
+        return audit.audit(table, thumbs, cfg, root)
+
+    return of

@@ -8,73 +8,171 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from bonelib import audit, catalog, defects, images, names, sample, shortcuts
+from bonelib import audit, defects, images, names, shortcuts
 from bonelib.config import Config
-
-SHARED = Path(__file__).parents[2] / "shared"
-
-
-def run(data, cache):
-    cfg = Config(data=str(data), cache=str(cache))
-    table, thumbs, root = catalog.catalog(cfg)
-    return audit.audit(table, thumbs, cfg, root)
 
 
 @pytest.fixture(scope="module")
-def audited(tmp_path_factory):
-    folder = sample.make(tmp_path_factory.mktemp("sample"), images=120)
-    return (*run(folder, tmp_path_factory.mktemp("cache")), json.loads((folder / "planted.json").read_text()))
+def found(audited, tiny):
+    """The sample's audited table, the findings, and what was planted in it."""
+    return (*audited(tiny), json.loads((tiny / "planted.json").read_text()))
 
 
-def test_every_planted_copy_is_found_and_nothing_else(audited):
-    _, findings, planted = audited
+def test_every_planted_copy_is_found_and_nothing_else(found):
+    _, findings, planted = found
     kinds = {"conflict", "byte_identical", "mirrored", "rescaled_jpeg"}
     expected = {frozenset((p["path"], p["of"])) for p in planted if p["kind"] in kinds}
     assert {frozenset(c["paths"]) for c in findings["clusters"]} == expected
 
 
-def test_planted_defects_are_flagged_and_nothing_else(audited):
-    _, findings, planted = audited
+def test_planted_defects_are_flagged_and_nothing_else(found):
+    _, findings, planted = found
     broken = {p["path"] for p in planted if p["kind"] in ("truncated", "empty")}
     assert set(findings["defects"]) == {"unreadable"}
     assert set(findings["defects"]["unreadable"]) == broken
 
 
-def test_copies_with_different_labels_are_set_aside(audited):
-    table, _, planted = audited
+def test_copies_with_different_labels_are_set_aside(found):
+    table, _, planted = found
     pair = next({p["path"], p["of"]} for p in planted if p["kind"] == "conflict")
     assert set(table["path"][audit.has(table, "conflict")]) == pair
     assert not set(table["path"][audit.usable(table)]) & pair
 
 
-def test_the_flow_of_counts_goes_down_to_what_is_used(audited):
-    table, findings, _ = audited
+def test_the_flow_of_counts_goes_down_to_what_is_used(found):
+    table, findings, _ = found
     steps = findings["flow"]
     assert list(steps) == ["found", "readable", "unique", "unconflicted", "used"]
     assert list(steps.values()) == sorted(steps.values(), reverse=True)
     assert steps["found"] == len(table) and steps["used"] == audit.usable(table).sum()
 
 
-def test_findings_fit_into_json(audited):
-    assert json.loads(json.dumps(audited[1])) == audited[1]
+def test_findings_fit_into_json(found):
+    assert json.loads(json.dumps(found[1])) == found[1]
 
 
-def test_groups_join_copies_and_patients_transitively():
-    grey = np.random.default_rng(0).integers(0, 255, (5, 224, 224), np.uint8)
+def made(count: int, **columns: list) -> tuple[pd.DataFrame, np.ndarray]:
+    """A catalogued table of `count` readable images, and as many pictures of noise; `columns` in place of the plain ones."""
+    plain = {
+        "path": [f"{chr(97 + i)}.png" for i in range(count)], "label": "Normal", "patient": "", "width": 224, "height": 224,
+        "format": "PNG", "bytes": 9, "sha256": [f"{i}" for i in range(count)], "status": "ok", "group": "", "issues": "",
+    }  # fmt: skip
+    table = pd.DataFrame(plain | columns)
+    readable = int((table["status"] == "ok").sum())
+    return table, np.random.default_rng(0).integers(0, 255, (readable, 224, 224), np.uint8)
+
+
+def test_groups_join_copies_names_and_patients_transitively():
+    table, grey = made(7, patient=["p1", "p1", "p2", "p2", "", None, ""])
+    table["path"] = ["a.png", "b.png", "c.png", "d.png", "e.png", "x/f.png", "y/f_aug_1.png"]
     grey[3] = grey[0]  # a copy of p1's picture, registered as p2's
-    table = pd.DataFrame({
-        "path": [f"{x}.png" for x in "abcde"], "label": "Normal", "patient": ["p1", "p1", "p2", "p2", ""], "width": 224, "height": 224,
-        "format": "PNG", "bytes": 9, "sha256": list("vwxyz"), "status": "ok", "group": "", "issues": "",
-    })  # fmt: skip
-    done, _ = audit.audit(table, grey, Config(), Path())
-    assert done["group"].iloc[:4].nunique() == 1
-    assert done["group"].iloc[4] != done["group"].iloc[0]
-    assert done["issues"].tolist() == ["", "", "", "copy", ""]
+    done, findings = audit.audit(table, grey, Config(), Path())
+    assert done["group"].tolist() == ["g00000"] * 4 + ["g00001", "g00002", "g00002"]
+    assert done["issues"].tolist() == ["", "", "", "copy", "", "", ""], "a name binds the group, no more"
+    assert findings["named"] == [{"paths": ["x/f.png", "y/f_aug_1.png"], "reason": "named as made from f"}]
+    assert (findings["groups"], findings["patients"]) == (3, 2)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")
-def test_real_spines_give_the_clusters_that_a_person_sees(tmp_path):
-    _, findings = run(SHARED / "data" / "spine_dxa", tmp_path)
+def linked(*pairs: tuple[int, int, str, float]) -> pd.DataFrame:
+    return pd.DataFrame(pairs, columns=["a", "b", "kind", "confidence"])
+
+
+def test_the_largest_of_a_set_of_copies_is_kept_then_the_file_of_most_bytes_then_the_first(monkeypatch):
+    pairs = linked(
+        (0, 1, "mirrored; resized", 0.98765), (1, 3, "same file", 1.0), (2, 5, "mirrored", 0.9), (6, 7, "x", 1.0)
+    )
+    monkeypatch.setattr(audit.copies, "find", lambda thumbs, rows: pairs)
+    table, grey = made(
+        9, status=["ok"] * 4 + ["empty"] + ["ok"] * 4, width=[300, 224, 150, 200, 9, 200, 224, 224, 224],
+        height=[200, 224, 200, 310, 9, 150, 224, 224, 224], bytes=[9, 99, 10, 9, 9, 11, 8, 8, 8],
+        label=["Normal"] * 3 + ["Osteopenia"] + ["Normal"] * 5,
+    )  # fmt: skip
+    done, findings = audit.audit(table, grey, Config(), Path())
+    assert findings["clusters"] == [
+        {"paths": ["a.png", "b.png", "d.png"], "labels": ["Normal", "Normal", "Osteopenia"], "kept": "d.png",
+         "kinds": ["mirrored", "resized", "same file"], "confidence": 0.988, "conflict": True},
+        {"paths": ["c.png", "g.png"], "labels": ["Normal", "Normal"], "kept": "g.png", "kinds": ["mirrored"],
+         "confidence": 0.9, "conflict": False},
+        {"paths": ["h.png", "i.png"], "labels": ["Normal", "Normal"], "kept": "h.png", "kinds": ["x"],
+         "confidence": 1.0, "conflict": False},
+    ]  # fmt: skip
+    assert findings["conflicts"] == findings["clusters"][:1]
+    both = "conflict;copy"
+    assert done["issues"].tolist() == [both, both, "copy", "conflict", "unreadable", "", "", "", "copy"]
+    assert done["group"].tolist() == ["g00000"] * 2 + ["g00001", "g00000", "", "g00002", "g00001", "g00003", "g00003"]
+    assert findings["flow"] == {"found": 9, "readable": 8, "unique": 4, "unconflicted": 3, "used": 3}
+    assert table["issues"].eq("").all(), "the given table stays as it is"
+
+
+def test_what_is_found_is_told_in_full(monkeypatch):
+    asked = {}
+
+    def noted(name, answer):
+        return lambda *given: asked.update({name: given}) or answer
+
+    suspects = [{"name": "age", "warning": "Age tells."}, {"name": "width", "warning": None}]
+    monkeypatch.setattr(audit.copies, "find", noted("copies", linked()))
+    monkeypatch.setattr(audit.defects, "overlays", noted("files", np.arange(9) / 8))
+    monkeypatch.setattr(audit.shortcuts, "measure", lambda rows, *given: asked.update(measured=given) or rows[["path"]])
+    monkeypatch.setattr(audit.shortcuts, "shortcuts", noted("suspects", suspects))
+    table, grey = made(10, status=["ok", "empty"] + ["ok"] * 8, label=["Normal"] * 9 + ["Osteopenia"])
+    grey[1] = 7  # c.png is blank
+    table["age"], table["given_split"] = [50, 60, 70, 55, 65, 58, 59, 61, 62, -4], "train"
+    table.attrs |= {"metadata_unmatched": ["metadata.csv: z"], "ignored": ["notes.txt", "x.txt"]}
+    done, findings = audit.audit(table, grey, Config(seed=5), Path("there"))
+
+    readable, used = [f"{x}.png" for x in "acdefghij"], [f"{x}.png" for x in "adefghij"]
+    assert asked["files"] == (Path("there"), readable)
+    assert asked["copies"][0] is grey and asked["copies"][1]["path"].tolist() == readable
+    assert np.array_equal(asked["measured"][0], np.delete(grey, 1, 0))
+    assert asked["measured"][1].tolist() == (np.delete(np.arange(9), 1) / 8).tolist()
+    seen, labels, groups, seed = asked["suspects"]
+    assert (seen["path"].tolist(), list(seen.index), seed) == (used, list(range(8)), 5)
+    assert (labels.tolist(), list(labels.index)) == (["Normal"] * 7 + ["Osteopenia"], list(range(8)))
+    assert (groups.tolist(), list(groups.index)) == (["g00000", *(f"g0000{i}" for i in range(2, 9))], list(range(8)))
+    assert done["issues"].tolist() == ["", "unreadable", "blank"] + ["overlay"] * 7
+    odd = {"path": "j.png", "column": "age", "value": -4, "reason": "is no possible age"}
+    assert findings == {
+        "flow": {"found": 10, "readable": 9, "unique": 9, "unconflicted": 9, "used": 8}, "clusters": [], "conflicts": [],
+        "named": [], "groups": 9, "patients": 0, "shortcuts": suspects, "warnings": ["Age tells."],
+        "defects": {"blank": ["c.png"], "overlay": used[1:], "unreadable": ["b.png"]},
+        "metadata": {"odd": [odd], "unmatched": ["metadata.csv: z"]},
+        "notes": ["No pictures by their names, and passed over: 2 files, e.g. 'notes.txt'.",
+                  "j.png: age -4 is no possible age."],
+    }  # fmt: skip
+
+
+def test_as_many_pictures_as_readable_rows_are_asked_for():
+    table, grey = made(3, status=["ok", "ok", "empty"])
+    with pytest.raises(ValueError) as error:
+        audit.audit(table, grey[:1], Config(), Path())
+    assert str(error.value) == "found 1 thumbs for 2 readable images, expected as many"
+
+
+def test_notes_tell_what_was_not_sought_and_which_patients_the_names_show(monkeypatch):
+    monkeypatch.setattr(audit.copies, "find", lambda thumbs, rows: linked())
+    monkeypatch.setattr(audit.copies, "ANY_ANGLE", 12)
+    table, grey = made(13, path=[f"{1234567 + i // 3}_{i % 3}.png" for i in range(13)])
+    said = "Of 13 images, above 12 different ones turned and cropped copies are not sought."
+    assert audit.audit(table.assign(patient="p1"), grey, Config(), Path())[1]["notes"] == [said]
+    notes = audit.audit(table[:12], grey[:12], Config(), Path())[1]["notes"]
+    assert len(notes) == 1 and "patient_regex" in notes[0]
+    known = made(22)[0].assign(path=[f"n/n{i}_aug_{i}.png" for i in range(22)])
+    assert "knee set of 224 pixels" in audit.audit(known, made(22)[1], Config(), Path())[1]["notes"][0]
+
+
+def test_issues_are_words_apart_from_each_other():
+    table = pd.DataFrame({"issues": ["", "copy", "overlay;copy", "copyright", None], "status": "ok"})
+    assert audit.has(table, "copy").tolist() == [False, True, True, False, False]
+    assert audit.has(table, "copy", "overlay", "x").tolist() == [False, True, True, False, False]
+    assert audit.usable(table).tolist() == [True, False, False, True, True]
+    assert audit.usable(table.assign(status=["ok", "ok", "ok", "empty", "ok"])).tolist() == [True, *[False] * 3, True]
+    for word, used in (("copy", False), ("conflict", False), ("blank", False), ("overlay", True), ("dark", True)):
+        assert audit.usable(pd.DataFrame({"issues": [word], "status": "ok"})).tolist() == [used]
+
+
+def test_real_spines_give_the_clusters_that_a_person_sees(audited, shared):
+    _, findings = audited(shared / "data" / "spine_dxa")
     seen = [
         {"Normal/26", "Normal/34"}, {"Normal/30", "Normal/32"}, {"Normal/42", "Normal/43"},
         {"Normal/44", "Normal/45", "Normal/46"}, {"osteophenia/47", "osteophenia/48"},
@@ -86,9 +184,8 @@ def test_real_spines_give_the_clusters_that_a_person_sees(tmp_path):
     )
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")
-def test_different_knees_are_not_joined(tmp_path):
-    _, findings = run(SHARED / "data" / "knee_xray", tmp_path)
+def test_different_knees_are_not_joined(audited, shared):
+    _, findings = audited(shared / "data" / "knee_xray")
     assert findings["clusters"] == []
 
 
@@ -149,15 +246,13 @@ def test_patients_in_file_names_are_suggested_with_their_number():
     assert names.patients([f"N{i}.jpg" for i in range(30)]) is None
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")
-def test_real_knees_report_the_impossible_age_and_that_age_tells_the_class(tmp_path):
-    _, findings = run(SHARED / "data" / "knee_xray", tmp_path)
+def test_real_knees_report_the_impossible_age_and_that_age_tells_the_class(audited, shared):
+    _, findings = audited(shared / "data" / "knee_xray")
     assert [(o["path"], o["value"]) for o in findings["metadata"]["odd"]] == [("osteoporosis/OS27.jpg", 107)]
     assert [s["name"] for s in findings["shortcuts"] if s["warning"]] == ["age"]
     assert findings["defects"] == {}
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")
-def test_real_spines_are_seen_to_be_drawn_over(tmp_path):
-    table, _ = run(SHARED / "data" / "spine_dxa", tmp_path)
+def test_real_spines_are_seen_to_be_drawn_over(audited, shared):
+    table, _ = audited(shared / "data" / "spine_dxa")
     assert audit.has(table, "overlay").all()

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bonelib import audit, catalog, split
+from bonelib import split
 from bonelib.config import CLASSES, Config
 from bonelib.split import SplitError
 
@@ -50,9 +50,8 @@ def test_splits_have_the_asked_shares_and_the_classes_of_the_whole():
         assert (part["label"].value_counts(normalize=True) - whole).abs().max() < 0.06
 
 
-def test_planted_copies_and_patients_stay_on_one_side(cfg):
-    rows, thumbs, root = catalog.catalog(cfg)
-    rows, _ = audit.audit(rows, thumbs, cfg, root)
+def test_planted_copies_and_patients_stay_on_one_side(audited, tiny):
+    rows, _ = audited(tiny)
     for seed in range(5):
         splits = split.split(rows, Config(seed=seed))
         assert_nothing_leaks(splits)
@@ -63,11 +62,8 @@ def test_planted_copies_and_patients_stay_on_one_side(cfg):
 
 
 @pytest.mark.parametrize("name", ["spine_dxa", "knee_xray"])
-def test_real_sets_are_parted_without_leaks(shared, cfg, name):
-    real = Config(data=str(shared / "data" / name), cache=cfg.cache)
-    rows, thumbs, root = catalog.catalog(real)
-    rows, _ = audit.audit(rows, thumbs, real, root)
-    assert_nothing_leaks(split.split(rows, real))
+def test_real_sets_are_parted_without_leaks(audited, shared, name):
+    assert_nothing_leaks(split.split(audited(shared / "data" / name)[0], Config()))
 
 
 def test_oversampling_draws_each_class_equally_often_and_each_row_at_least_once():
@@ -75,6 +71,7 @@ def test_oversampling_draws_each_class_equally_often_and_each_row_at_least_once(
     train = splits[splits["split"] == "train"]
     drawn = train.groupby("label")["draws"].sum()
     assert drawn.nunique() == 1 and train["draws"].min() == 1
+    assert splits.equals(split.split(table(), Config(balance="both")))
 
 
 def test_no_balance_draws_every_row_once():
@@ -186,6 +183,7 @@ def test_class_weights_and_priors_by_hand():
     drawn, held = split.priors(splits)
     assert drawn == pytest.approx([1 / 3, 1 / 3, 1 / 3])
     assert held == pytest.approx([4 / 7, 2 / 7, 1 / 7])
+    assert [p.tolist() for p in split.priors(splits.iloc[:4])] == [[1, 0, 0], [1, 0, 0]]
 
 
 def test_digest_is_of_who_stands_where_and_nothing_else():
