@@ -16,6 +16,8 @@ from bonelib.calibrate import Priors
 from bonelib.config import CLASSES
 from bonelib.metrics import Floats, Ints
 
+STEPS = {"correct": 0, "one class too healthy": -1, "one class too ill": 1, "Osteoporosis called Normal": -2,
+         "Normal called Osteoporosis": 2}  # fmt: skip
 SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "quadratic_kappa", "expected_cost")
 
 
@@ -103,35 +105,21 @@ def _selective(
     return block | {"per_class": {name: chosen(*of) for name, of in calls.items()}}
 
 
-def _ordinal(y: Ints, probs: Floats) -> dict[str, int]:
-    """Counts of errors by direction and distance in classes."""
-    step = probs.argmax(1) - y
-    return {
-        "correct": int((step == 0).sum()),
-        "one class too healthy": int((step == -1).sum()),
-        "one class too ill": int((step == 1).sum()),
-        "Osteoporosis called Normal": int((step == -2).sum()),
-        "Normal called Osteoporosis": int((step == 2).sum()),
-    }
-
-
 def _subgroups(test: pd.DataFrame, table: pd.DataFrame, smallest: int, options: dict[str, Any]) -> dict[str, Any]:
     """Figures by each metadata column: categories, or thirds of a number, that hold at least `smallest` groups."""
     out = {}
-    for column in table.columns.drop("path"):
-        values = table.drop_duplicates("path").set_index("path")[column].reindex(test["path"]).reset_index(drop=True)
+    known = test[["path"]].merge(table.drop_duplicates("path"), on="path", how="left")
+    for column in known.columns.drop("path"):
+        values = known[column]
         if pd.api.types.is_numeric_dtype(values) and values.nunique() > 5:
             cut = pd.qcut(values, 3, duplicates="drop", precision=0)
             values = cut.map(lambda i: f"{i.left:g} to {i.right:g}" if pd.notna(i) else i).astype(object)
-        names = values.astype(object).where(values.notna(), "not known").astype(str)
+        names = values.astype(object).where(values.notna(), "not known").astype(str).to_numpy()
         blocks = {}
-        for name in sorted(names.unique()):
-            rows = test[(names == name).to_numpy()]
-            if rows["group"].nunique() >= smallest:
+        for name, rows in test.groupby(names):
+            if (count := int(rows["group"].nunique())) >= smallest:
                 held = metrics.intervals(_y(rows), _probs(rows), rows["group"], **options)
-                blocks[name] = {"images": len(rows), "groups": int(rows["group"].nunique())} | {
-                    k: held[k] for k in SHOWN
-                }
+                blocks[name] = {"images": len(rows), "groups": count} | {k: held[k] for k in SHOWN}
         if len(blocks) > 1:
             out[column] = blocks
     return out
@@ -152,34 +140,37 @@ def _spread(rows: pd.DataFrame) -> dict[str, dict[str, float | None]]:
     }
 
 
+def _compared(out: dict[str, Any], test: pd.DataFrame, baselines: pd.DataFrame, options: dict[str, Any]) -> None:
+    """Put each baseline's figures, and the model's differences to them, into `out`."""
+    for name, rows in baselines.groupby("baseline", sort=False):
+        rows = _ordered(rows)
+        if not rows[_key(rows)].equals(test[_key(rows)]):
+            raise ValueError(f"the baseline {name} and the model were not asked about the same test images")
+        y, other, groups = _y(test), _probs(rows), test["group"]
+        out["baselines"][name] = metrics.intervals(y, other, groups, **options)
+        out["differences"][f"model_minus_{name}"] = metrics.paired(y, _probs(test), other, groups, **options)
+
+
 def evaluate(
-    predictions: pd.DataFrame,
-    baselines: pd.DataFrame | None = None,
-    metadata: pd.DataFrame | None = None,
-    *,
-    cost: ArrayLike | None = None,
-    prevalence: ArrayLike | None = None,
-    priors: Priors | None = None,
-    target: float = 0.9,
-    smallest: int = 10,
-    headline: str = "plain",
-    resamples: int = 1000,
-    seed: int = 0,
-) -> dict[str, Any]:
+    predictions: pd.DataFrame, baselines: pd.DataFrame | None = None, metadata: pd.DataFrame | None = None, *,
+    cost: ArrayLike | None = None, prevalence: ArrayLike | None = None, priors: Priors | None = None,
+    target: float = 0.9, smallest: int = 10, resamples: int = 1000, seed: int = 0,
+) -> dict[str, Any]:  # fmt: skip
     """metrics.json's content. Test rows give the figures; val rows fit the temperature and the threshold.
 
     predictions: path, label, group, split, tta, p_normal, p_osteopenia, p_osteoporosis. baselines: from
     `baselines.predict`. metadata: path and the columns to take subgroups by. cost: (3, 3), rows truth, columns call,
     default the distance in classes. prevalence: three shares at the clinic. priors: (what training drew, what the
-    data holds), undone if given.
+    data holds), undone if given. smallest: groups that a subgroup needs.
     """
     options: dict[str, Any] = {"cost": cost, "resamples": resamples, "seed": seed}
     kinds = [k for k in ("plain", "tta") if (predictions["tta"] == k).any()]
     tests = {k: _part(predictions, k, "test") for k in kinds}
-    first = tests[headline if headline in kinds else kinds[0]]
-    y, groups, probs = _y(first), first["group"].astype(str), _probs(first)
+    first = tests[kinds[0]]
+    y, groups = _y(first), first["group"]
+    matrices = {k: metrics.confusion(y, _probs(t)) for k, t in tests.items()}
     out: dict[str, Any] = {
-        "model": headline if headline in kinds else kinds[0],
+        "model": kinds[0],
         "counts": {
             "images": int(first["path"].nunique()),
             "groups": int(groups.nunique()),
@@ -187,38 +178,28 @@ def evaluate(
             "groups_per_class": {c: int(groups[y == i].nunique()) for i, c in enumerate(CLASSES)},
         },
         "test": {k: metrics.intervals(y, _probs(t), groups, **options) for k, t in tests.items()},
-        "confusion": {k: metrics.confusion(y, _probs(t)).tolist() for k, t in tests.items()},
-        "ordinal": {k: _ordinal(y, _probs(t)) for k, t in tests.items()},
-        "baselines": {},
-        "differences": {},
-    }
+        "confusion": {k: m.tolist() for k, m in matrices.items()},
+        "ordinal": {k: {name: int(m.trace(step)) for name, step in STEPS.items()} for k, m in matrices.items()},
+        "baselines": {}, "differences": {}, "calibration": {}, "selective": {}, "subgroups": {},
+    }  # fmt: skip
     if len(kinds) == 2:
-        out["differences"]["tta_minus_plain"] = metrics.paired(
-            y, _probs(tests["tta"]), _probs(tests["plain"]), groups, **options
-        )
-    for name, rows in [] if baselines is None else baselines.groupby("baseline", sort=False):
-        rows = _ordered(rows)
-        if not rows[_key(rows)].equals(first[_key(rows)]):
-            raise ValueError(f"the baseline {name} and the model were not asked about the same test images")
-        other = _probs(rows)
-        out["baselines"][name] = metrics.intervals(y, other, groups, **options)
-        out["differences"][f"model_minus_{name}"] = metrics.paired(y, probs, other, groups, **options)
-    out["calibration"], out["selective"] = {}, {}
-    for kind in kinds:
+        tta, plain = _probs(tests["tta"]), _probs(tests["plain"])
+        out["differences"]["tta_minus_plain"] = metrics.paired(y, tta, plain, groups, **options)
+    if baselines is not None:
+        _compared(out, first, baselines, options)
+    for kind, test in tests.items():
         val = _part(predictions, kind, "val")
-        out["calibration"][kind], after_val, after = _calibration(val, tests[kind], priors)
-        out["selective"][kind] = _selective(val, tests[kind], after_val, after, target)
+        out["calibration"][kind], after_val, after = _calibration(val, test, priors)
+        out["selective"][kind] = _selective(val, test, after_val, after, target)
     if "fold" in first:
         out["spread"] = {kind: _spread(t) for kind, t in tests.items()}
     if prevalence is not None:
         shares = np.asarray(prevalence, float) / np.sum(prevalence)
-        out["at_prevalence"] = {
-            "prevalence": dict(zip(CLASSES, shares.tolist(), strict=True)),
-            **metrics.intervals(y, probs, groups, prevalence=shares, **options),
-        }
-    out["subgroups"] = {} if metadata is None else _subgroups(first, metadata, smallest, options)
-    out["verdict"] = verdict.performance(out)
-    return out
+        held = metrics.intervals(y, _probs(first), groups, prevalence=shares, **options)
+        out["at_prevalence"] = {"prevalence": dict(zip(CLASSES, shares.tolist(), strict=True)), **held}
+    if metadata is not None:
+        out["subgroups"] = _subgroups(first, metadata, smallest, options)
+    return out | {"verdict": verdict.performance(out)}
 
 
 def count_read(predictions: pd.DataFrame, model: str, ledger: Path) -> int:
