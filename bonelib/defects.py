@@ -10,10 +10,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
+from bonelib import images
 from bonelib.candidates import each
 from bonelib.copies import blank, frame
 
 SUFFIXES = {"PNG": {".png"}, "JPEG": {".jpg", ".jpeg"}, "TIFF": {".tif", ".tiff"}, "BMP": {".bmp"}}
+MOST = 1024  # pixels a side that are looked at for colour
 COLOURED = 40  # difference of the channels from which a pixel is no grey one
 WORDS = {
     "blank": "of one grey", "tiny": "under 64 pixels", "aspect": "over 3 times as long as wide",
@@ -27,11 +29,14 @@ def overlays(root: Path, paths: list[str]) -> NDArray[np.float64]:
 
     def share(path: str) -> float:
         try:
-            with Image.open(root / path) as picture:
+            with Image.open(root / path, formats=images.FORMATS) as picture:
                 if picture.mode in ("1", "L", "LA", "I", "F") or picture.mode.startswith("I;16"):
                     return 0.0
                 picture.draft("RGB", (256, 256))
-                rgb = np.asarray(picture.convert("RGB"), np.int16)
+                few = [
+                    min(side, MOST) for side in picture.size
+                ]  # every so many pixels of a large one: memory is finite
+                rgb = np.asarray(picture.resize(few, Image.Resampling.NEAREST).convert("RGB"), np.int16)
         except OSError:
             return 0.0
         return float((np.ptp(rgb, axis=2) > COLOURED).mean())
