@@ -180,5 +180,6 @@ def _from_kaggle(slug: str) -> Path:
     except Exception as error:  # kagglehub raises many kinds: no network, no such set, no licence accepted
         raise DataError(
             f"Kaggle set {slug!r} could not be fetched ({type(error).__name__}: {error}). Check the name and the network; a "
-            "set that asks for an account needs its token in the variable or Colab secret KAGGLE_API_TOKEN"
+            "set that asks for an account needs its token in the variable or Colab secret KAGGLE_API_TOKEN. Or download it "
+            "by hand and give its folder or zip as data"
         ) from error
