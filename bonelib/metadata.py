@@ -27,11 +27,14 @@ class DataError(ValueError):
 def read(path: Path) -> pd.DataFrame:
     """A .csv whose values are texts as they are written (007 is no 7), or DataError."""
     try:
-        return pd.read_csv(path, dtype=str)
+        table = pd.read_csv(path, dtype=str)
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         raise DataError(
             f"{path} cannot be read as a table ({error}): save it as CSV, comma-separated, UTF-8"
         ) from error
+    if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first column for something else
+        raise DataError(f"{path}: its rows hold more values than its first line names columns; make them agree")
+    return table
 
 
 def join(table: pd.DataFrame, own: pd.DataFrame, root: Path, cfg: Config) -> tuple[pd.DataFrame, list[str]]:
@@ -69,7 +72,7 @@ def _metadata(paths: pd.Series, root: Path, cfg: Config) -> tuple[pd.DataFrame, 
             )
     known = at.isin(keys)
     left_over = [f"{source.name}: row {i + 2}" for i in extra.index[~known]]  # as a spreadsheet counts, head first
-    left_over += [f"image: {path}" for path, name in zip(paths, keys, strict=True) if name not in set(at)]
+    left_over += [f"image: {path}" for path, named in zip(paths, pd.Series(keys).isin(at), strict=True) if not named]
     rows = extra[known].set_index(at[known]).drop(columns=key)
     return rows.reindex(keys).reset_index(drop=True), left_over
 
