@@ -59,22 +59,10 @@ def texture(images: NDArray[Any]) -> NDArray[Any]:
 def corners(images: NDArray[Any], cells: int = 8) -> NDArray[Any]:
     """Mean and spread of the four corners, 2 x 2 cells of a coarse grid each: (N, S, S) uint8 to (N, 32)."""
     step = images.shape[1] // cells
-    cut = images[:, : step * cells, : step * cells].astype(np.float32)
-    grid = cut.reshape(-1, cells, step, cells, step)
     outer = np.isin(np.arange(cells), (0, 1, cells - 2, cells - 1))
     kept = outer[:, None] & outer
-    return np.concatenate([grid.mean((2, 4))[:, kept], grid.std((2, 4))[:, kept]], 1)
-
-
-def _regression() -> LogisticRegression:
-    return LogisticRegression(C=0.1, class_weight="balanced", solver="newton-cg", max_iter=2000)
-
-
-def _fill(model: Any, rows: NDArray[Any]) -> NDArray[Any]:
-    """Probabilities (N, 3) of a fitted model, 0 for classes it never saw."""
-    probs = np.zeros((len(rows), len(CLASSES)))
-    probs[:, model.classes_] = model.predict_proba(rows)
-    return probs
+    grids = (g[: step * cells, : step * cells].reshape(cells, step, cells, step) for g in images)
+    return np.stack([np.concatenate([g.mean((1, 3))[kept], g.std((1, 3))[kept]]) for g in grids])
 
 
 def majority(y_train: NDArray[Any], count: int) -> NDArray[Any]:
@@ -86,26 +74,26 @@ def regression(x_train: NDArray[Any], y_train: NDArray[Any], x_test: NDArray[Any
     """Logistic regression on standardised features, classes weighted equally: (N, 3)."""
     if len(set(y_train)) < 2:
         return majority(y_train, len(x_test))
-    return _fill(make_pipeline(StandardScaler(), _regression()).fit(x_train, y_train), x_test)
-
-
-def _encoder(table: pd.DataFrame, columns: list[str]) -> Any:
-    """Median-filled and standardised numbers, one-hot categories that more than two rows share."""
-    numeric = [c for c in columns if pd.api.types.is_numeric_dtype(table[c])]
-    words = [c for c in columns if c not in numeric]
-    return make_column_transformer(
-        (make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler()), numeric),
-        (OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=3, sparse_output=False), words),
-    )
+    model = LogisticRegression(C=0.1, class_weight="balanced", solver="newton-cg", max_iter=2000)
+    fitted = make_pipeline(StandardScaler(), model).fit(x_train, y_train)
+    probs = np.zeros((len(x_test), len(CLASSES)))
+    probs[:, fitted.classes_] = fitted.predict_proba(x_test)  # 0 for classes it never saw
+    return probs
 
 
 def encode(train: pd.DataFrame, test: pd.DataFrame, columns: list[str]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Metadata of train and test rows as numbers, learnt on train rows alone."""
+    """Metadata of train and test rows as numbers, learnt on train rows alone.
+
+    Numbers: median-filled and standardised; words: one-hot, those that fewer than three rows share as one.
+    """
     train, test = (t[columns].copy() for t in (train, test))
-    for c in columns:
-        if not pd.api.types.is_numeric_dtype(train[c]):
-            train[c], test[c] = (t[c].astype(object).where(t[c].notna(), "missing").astype(str) for t in (train, test))
-    encoder = _encoder(train, columns).fit(train)
+    words = [c for c in columns if not pd.api.types.is_numeric_dtype(train[c])]
+    for c in words:
+        train[c], test[c] = (t[c].astype(object).where(t[c].notna(), "missing").astype(str) for t in (train, test))
+    numbers = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler())
+    one_hot = OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=3, sparse_output=False)
+    numeric = [c for c in columns if c not in words]
+    encoder = make_column_transformer((numbers, numeric), (one_hot, words)).fit(train)
     return encoder.transform(train), encoder.transform(test)
 
 
