@@ -97,7 +97,7 @@ for (one, splits, _), (_, meta) in zip(trainings, models, strict=True):
 
 # %%
 readable = table[table["status"] == "ok"]
-seen = readable.assign(picture=clusters(thumbs, readable, any_angle=False))
+seen = readable.assign(_picture=clusters(thumbs, readable, any_angle=False))
 leaks = list(dict.fromkeys(s for _, parts, _ in trainings for s in verdict.leaks(parts, seen, findings)))
 print("\n".join(leaks) or "none does")
 
@@ -115,7 +115,7 @@ predictions.head()
 
 # %%
 weights = "".join(model.digest(one.root / "model") for one, _, _ in trainings)
-reads = evaluation.count_read(predictions, weights, cfg.root.parent / "test_reads.json")
+reads = evaluation.count_read(predictions, weights, Path(cfg.mirror or cfg.run).parent / "test_reads.json")
 print(f"test split read by {reads} model{'s' * (reads > 1)} so far")
 
 # %% [markdown]
