@@ -128,16 +128,25 @@ def _whole(file: Path, names: Sequence[str]) -> bool:
 
 
 def _write(table: pd.DataFrame, file: Path) -> None:
-    table.to_csv(f"{file}.tmp", index=False, float_format="%.6f")
-    Path(f"{file}.tmp").replace(file)
+    aside = _aside(file)
+    table.to_csv(aside, index=False, float_format="%.6f")
+    aside.replace(file)
+
+
+def _aside(file: Path) -> Path:
+    """A name of this process alone: one of a run that was cut off may still be at work."""
+    return file.with_name(f"{file.name}.{os.getpid()}.tmp")
 
 
 def _merge(parts: Sequence[Path], out: Path) -> None:
-    """One table of all parts, copied through without being held."""
-    with Path(f"{out}.tmp").open("wb") as merged:
+    """One table of all parts, copied through without being held; what killed processes left beside them goes."""
+    aside = _aside(out)
+    with aside.open("wb") as merged:
         for i, part in enumerate(parts):
             with part.open("rb") as lines:
                 header = lines.readline()
                 merged.writelines([header] if i == 0 else [])
                 merged.writelines(lines)
-    Path(f"{out}.tmp").replace(out)
+    aside.replace(out)
+    for left in out.parent.glob("*.tmp"):
+        left.unlink(missing_ok=True)

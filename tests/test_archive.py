@@ -141,11 +141,14 @@ def whole_after_kills(cfg: Config, part: int, kills: list[int]) -> None:
     """Two processes are killed each time that so many parts are there, restarted, and must end in the table of one."""
     quiet = subprocess.DEVNULL
     for enough in kills:
-        job = subprocess.Popen(command(cfg, part), env=ENV, stdout=quiet, stderr=quiet, start_new_session=True)
+        job = subprocess.Popen(command(cfg, part), env=ENV, stdout=quiet, stderr=quiet)
         while len(list(cfg.root.glob("answers/*/part-*.csv"))) < enough:
             assert job.poll() is None, "the job ended before it could be killed"
             time.sleep(0.01)
-        os.killpg(job.pid, signal.SIGKILL)
+        workers = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+        assert len(workers) >= 2
+        for pid in (job.pid, *map(int, workers)):
+            os.kill(pid, signal.SIGKILL)
         job.wait()
         assert not list(cfg.root.glob("answers/*/answers.csv"))
     kept = {p.name: p.stat().st_mtime_ns for p in cfg.root.glob("answers/*/part-*.csv")}
@@ -154,6 +157,7 @@ def whole_after_kills(cfg: Config, part: int, kills: list[int]) -> None:
     assert kept.items() <= after.items() and len(after) > len(kept)
     table = pd.read_csv(next(cfg.root.glob("answers/*/answers.csv")), dtype=str, keep_default_na=False)
     assert table["path"].tolist() == archive.files(cfg.images)[1]
+    assert not list(cfg.root.glob("answers/*/*.tmp"))
     print(f"{len(table)} images once each; {len(kept)} of {len(after)} parts were kept from {len(kills)} killed runs")
 
 
