@@ -90,9 +90,9 @@ def performance(metrics: dict[str, Any]) -> list[str]:
 
 SHARED = {  # what train or val may share with test, and how it is called
     "group": "groups of copies or patients",
-    "split_group": "groups of copies or patients",
-    "cluster": "clusters of copies that the audit found",
-    "picture": "pictures that are one picture when compared again",
+    "_split_group": "groups of copies or patients",
+    "_cluster": "clusters of copies that the audit found",
+    "_picture": "pictures that are one picture when compared again",
     "sha256": "byte-identical files",
     "patient": "patients",
 }
@@ -103,12 +103,12 @@ def leaks(splits: pd.DataFrame, catalog: pd.DataFrame | None = None, audit: dict
 
     The splits' own groups, the catalog's columns of SHARED, and the clusters of audit.json are each asked by themselves.
     """
-    table = splits.rename(columns={"group": "split_group"})
+    table = splits.rename(columns={"group": "_split_group"})
     if catalog is not None:
         known = catalog[["path", *(c for c in SHARED if c in catalog)]].drop_duplicates("path")
         table = table.merge(known, on="path", how="left")
     found = enumerate((audit or {}).get("clusters", []))
-    table["cluster"] = table["path"].map({path: i for i, cluster in found for path in cluster["paths"]})
+    table["_cluster"] = table["path"].map({path: i for i, cluster in found for path in cluster["paths"]})
     out = []
     for column, name in SHARED.items():
         if column in table:
