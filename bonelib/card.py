@@ -74,6 +74,19 @@ def partition(splits: pd.DataFrame) -> list[tuple[str | int, ...]]:
     return [(part, *map(int, counts.loc[part])) for part in ("train", "val", "test") if part in counts.index]
 
 
+def flow(held: dict[str, Any]) -> list[tuple[str, int]]:
+    """Images left after each exclusion, by the audit or else by the tables; empty without a catalog."""
+    if held["catalog"] is None:
+        return []
+    readable = int((held["catalog"]["status"] == "ok").sum())
+    counted = {
+        "found": len(held["catalog"]),
+        "readable": readable,
+        "used": readable if held["splits"] is None else len(held["splits"]),
+    }
+    return list(((held["audit"] or {}).get("flow") or counted).items())
+
+
 def checklist(held: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     """Items of CLAIM 2024, items of TRIPOD+AI, topic, and the section that answers it or «not answered»."""
     held = held | {"subgroups": (held["metrics"] or {}).get("subgroups"), "gauge": (held["model"] or {}).get("inputs")}
@@ -102,6 +115,7 @@ def markdown(held: dict[str, Any]) -> str:
     lines = ["# Model card", "", NOTICE, "", "## Verdict", ""]
     lines += [f"- {_cell(s)}" for s in held["verdict"]] or ["- No metrics in this run."]
     lines += ["", "## Data", ""]
+    lines += _table(("step", "images left"), flow(held)) if flow(held) else ["No catalog.csv in this run.", ""]
     if splits is not None:
         lines += _table(("split", *CLASSES), partition(splits))
     else:

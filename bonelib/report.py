@@ -46,12 +46,8 @@ def _drawn(held: dict[str, Any], section: str) -> str:
 
 
 def _data(held: dict[str, Any]) -> str:
-    out, catalog, splits = "", held["catalog"], held["splits"]
-    if catalog is not None:
-        read = int((catalog["status"] == "ok").sum())
-        used = read if splits is None else len(splits)
-        flow = (held["audit"] or {}).get("flow") or {"found": len(catalog), "readable": read, "used": used}
-        out += table(("step", "images left"), flow.items())
+    splits, steps = held["splits"], card.flow(held)
+    out = table(("step", "images left"), steps) if steps else ""
     if splits is not None:
         groups = splits.groupby("split")["group"].nunique()
         out += table(("split", *CLASSES, "groups"), [(*row, int(groups[row[0]])) for row in card.partition(splits)])
@@ -71,6 +67,10 @@ def _figures(held: dict[str, Any]) -> str:
     head = ("", *map(page.name, kinds), *(["TTA minus plain"] if gap else []))
     out = paragraph("95% intervals from resampling whole groups; differences are paired.")
     out += table(head, [(page.name(k), *(c.get(k) for c in columns)) for k in names])
+    if spread := m.get("spread"):
+        out += "<h3>How far the models of the cross-validation differ, plain</h3>"
+        head = ("", "mean", "deviation over folds", "over seeds")
+        out += table(head, [(page.name(k), *v.values()) for k, v in spread[m["model"]].items()])
     first = m["test"][m["model"]]
     nested = [k for k in ("sensitivity", "specificity", "ppv", "npv", "class_auroc") if k in first]
     out += "<h3>By class</h3>" + table(("", *CLASSES), [(page.name(k), *first[k].values()) for k in nested])

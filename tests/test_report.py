@@ -171,6 +171,25 @@ def test_settings_of_any_shape_are_shown_in_short():
     assert "…" in shown and "<th>" not in shown
 
 
+def test_images_left_after_every_exclusion_stand_in_report_and_card(run):
+    catalog = pd.read_csv(run / "catalog.csv")
+    catalog.loc[:2, "status"] = "empty"
+    catalog.to_csv(run / "catalog.csv", index=False)
+    n = len(catalog)
+    html, card_ = report.write(run).read_text("utf-8"), (run / "MODEL_CARD.md").read_text("utf-8")
+    for step, left in (("found", n), ("readable", n - 3), ("used", len(pd.read_csv(run / "splits.csv")))):
+        assert f"<td>{step}</td><td>{left}</td>" in html and f"| {step} | {left} |" in card_
+    (run / "audit.json").write_text(json.dumps({"flow": {"found": 7, "unique": 6}}))
+    assert "<td>unique</td><td>6</td>" in report.write(run).read_text("utf-8")
+
+
+def test_the_spread_over_folds_and_seeds_is_shown(run):
+    m = json.loads((run / "metrics.json").read_text())
+    m["spread"] = {"plain": {"auroc": {"mean": 0.7, "over_folds": 0.05, "over_seeds": None}}}
+    (run / "metrics.json").write_text(json.dumps(m))
+    assert "<td>AUROC</td><td>0.7</td><td>0.05</td><td>not defined</td>" in report.write(run).read_text("utf-8")
+
+
 def test_alarms_stand_before_all_else(run):
     m = json.loads((run / "metrics.json").read_text())
     (run / "metrics.json").write_text(
