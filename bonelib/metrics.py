@@ -69,7 +69,7 @@ def _sensitivity_at(score: Floats, positive: NDArray[np.bool_], w: Floats, speci
     """Highest sensitivity among thresholds that keep the given specificity: (R,)."""
     pos, neg = (x[:, ::-1].cumsum(1) for x in _ranked(score, positive, w))
     kept = neg / neg[:, -1:] <= 1 - specificity + 1e-12
-    return np.where(np.isnan(neg[:, -1] / neg[:, -1]), np.nan, (pos * kept).max(1) / pos[:, -1])
+    return np.where(neg[:, -1] > 0, (pos * kept).max(1) / pos[:, -1], np.nan)
 
 
 def _scores(y: Ints, probs: Floats, w: Floats, cost: Floats) -> Values:
@@ -134,7 +134,7 @@ def _sampled(
     prevalence: ArrayLike | None = None,
 ) -> tuple[Values, Values]:  # fmt: skip
     """A function of weights at the data itself and at every resample: (values, resampled values)."""
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(invalid="ignore"):
         value = function(_shift(np.ones((1, len(y))), y, prevalence))
         blocks = [function(w) for w in _weights(y, groups, resamples, seed, prevalence)]
     return ({k: v[0] for k, v in value.items()}, {k: np.concatenate([b[k] for b in blocks]) for k in value})
@@ -170,7 +170,7 @@ def _leaf(value: Any, low: Any = np.nan, high: Any = np.nan) -> Leaf:
 def _interval(name: str, value: Any, draws: Floats, count: float) -> Leaf:
     """{"value", "low", "high"}: t interval on the logit scale for bounded figures, which keeps its coverage near 1."""
     finite = draws[np.isfinite(draws)]
-    if not np.isfinite(value) or count < 2 or len(finite) < FEWEST:
+    if count < 2 or len(finite) < FEWEST:
         return _leaf(value)
     if name in LOSSES:
         low, high = _percentiles(finite, count)
@@ -212,7 +212,7 @@ def figures(
 ) -> dict[str, Any]:
     """Every figure without interval: floats, per-class ones as {class: float}; None where not defined."""
     truth, p = _inputs(y, probs)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(invalid="ignore"):
         values = _scores(truth, p, _shift(np.ones((1, len(p))), truth, prevalence), _cost(cost))
     values = {name: value[0] for name, value in values.items()}
     return _nested(values, lambda name, i: _number(values[name] if i is None else values[name][i]))
@@ -257,6 +257,6 @@ def paired(
 
     def leaf(name: str, i: int | None) -> Leaf:
         value, drawn = (values[name], draws[name]) if i is None else (values[name][i], draws[name][:, i])
-        return _leaf(value, *_percentiles(drawn, count)) if np.isfinite(value) else _leaf(value)
+        return _leaf(value, *_percentiles(drawn, count))
 
     return _nested(values, leaf)

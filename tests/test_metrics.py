@@ -268,6 +268,43 @@ def test_fewer_than_twenty_resamples_or_two_patients_give_no_interval(resamples,
     assert metrics.paired(y, probs, np.eye(3)[y], np.zeros(6))["accuracy"]["low"] is None
 
 
+def test_two_patients_are_enough_for_an_interval():
+    y, probs, group = np.array([0, 1, 2, 0, 1, 2]), np.eye(3)[[0, 1, 2, 1, 2, 0]] * 0.7 + 0.1, [0, 0, 0, 1, 1, 1]
+    held, gap = metrics.intervals(y, probs, group), metrics.paired(y, probs, np.eye(3)[y], group)
+    for leaf in (held["accuracy"], held["brier"], gap["accuracy"]):
+        assert leaf["low"] <= leaf["value"] <= leaf["high"]
+
+
+def test_a_figure_that_weighs_classes_alike_rests_on_fewer_patients_than_there_are():
+    def count(*patients):
+        y = np.repeat([0, 1, 2], patients)
+        return metrics._balanced_count(y, np.arange(len(y)).astype(str))
+
+    # Welch-Satterthwaite: variances 1/n, degrees of freedom n - 1
+    assert count(10, 10, 10) == pytest.approx(1 + 0.3**2 / (3 * 0.1**2 / 9))
+    assert count(2, 40, 40) == pytest.approx(1 + 0.55**2 / (0.25 + 2 / (1600 * 39)))
+    assert count(1, 30, 30) == 2, "one patient of a class says next to nothing"
+    assert count(1, 1, 1) == pytest.approx(1 + 9 / (3 / 0.5))
+    shared = metrics._balanced_count(np.array([0, 1, 2] * 4), np.repeat(list("abcd"), 3))
+    assert shared == 4, "patients with images of several classes count once"
+
+
+def test_a_read_out_without_positives_or_negatives_is_not_defined():
+    for y in (np.full(6, 2), np.zeros(6, int)):
+        held = metrics.intervals(y, np.full((6, 3), 1 / 3), np.arange(6), resamples=30)["binary"]
+        for name in ("osteoporosis vs rest: AUROC", "osteoporosis vs rest: sensitivity at 90% specificity"):
+            assert held[name] == {"value": None, "low": None, "high": None}
+
+
+def test_a_thousand_resamples_of_seed_zero_are_drawn_unless_asked_otherwise():
+    y, probs, group = draw(np.random.default_rng(18), 9)
+    assert metrics.intervals(y, probs, group) == metrics.intervals(y, probs, group, resamples=1000, seed=0)
+    assert metrics.paired(y, probs, probs[:, ::-1], group) == metrics.paired(
+        y, probs, probs[:, ::-1], group, resamples=1000, seed=0
+    )
+    assert set(metrics.intervals(y, probs, group, resamples=30)) == {*metrics.SCALARS, *metrics.PER_CLASS, "binary"}
+
+
 def test_resampling_in_blocks_changes_nothing(monkeypatch):
     y, probs, group = draw(np.random.default_rng(17), 20)
     whole = metrics.intervals(y, probs, group, resamples=50)
