@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 
 from bonelib import baselines, loader, metrics, model, predict, series, train
-from bonelib.config import CLASSES, Config
+from bonelib.config import AUGMENTATIONS, CLASSES, Config
 from bonelib.verdict import span
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -37,7 +37,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "frozen: all but the head, rate 1e-2": {"freeze": 1.0, "lr": 1e-2},
     "layer decay 0.8, frozen: nothing": {"freeze": 0.0, "layer_decay": 0.8},
     "EMA: none": {"ema": 0.0},
-    "vertical flip: none": {"augment": tuple(a for a in Config().augment if a != "vflip")},
+    "vertical flip: too": {"augment": AUGMENTATIONS},
     "smoothing: ordinal": {"ordinal": True},
     "mixup 0.2": {"mixup": 0.2},
     "rate 3e-4": {"lr": 3e-4},

@@ -70,7 +70,7 @@ class Config:
     seed: int = 0
     # pictures
     image_size: int = 300
-    augment: tuple[str, ...] = AUGMENTATIONS
+    augment: tuple[str, ...] = tuple(a for a in AUGMENTATIONS if a != "vflip")  # radiographs have an up: see the README
     strength: float = 1.0  # of the augmentation; 0 leaves only the flips
     workers: int = -1  # loader processes; -1: none on the CPU (the model needs the cores), else up to 4
     # model
@@ -86,7 +86,7 @@ class Config:
     batch_size: int = 32  # over all devices together
     epochs: int = 30
     patience: int = 10  # epochs without a better validation accuracy
-    lr: float = 3e-4
+    lr: float = 1e-3
     weight_decay: float = 0.01
     cycle: int = 8  # epochs to the first warm restart of the cosine schedule
     cycle_mult: int = 2  # each cycle is so many times as long as the one before
