@@ -2,7 +2,7 @@
 
 python benchmarks/bench_memory.py [--rounds 3]
 
-A small model at 224 px, so that the pictures are what could count: 20,000 of them are 1 GB. Every process's peak is that
+A small model at 160 px, so that the pictures are what could count: 20,000 of them are 512 MB. Every process's peak is that
 of its resident memory, pages of files included.
 """
 
@@ -21,7 +21,7 @@ from side_by_side import Question, Round, main
 from bonelib import split, train
 from bonelib.config import CLASSES, Config
 
-SIZES = {"full": (1000, 20_000, 224), "toy": (30, 60, 32)}
+SIZES = {"full": (1000, 20_000, 160), "toy": (30, 60, 32)}
 QUESTIONS = {"memory that 19,000 more pictures take": Question("MB", at_most=150)}
 
 

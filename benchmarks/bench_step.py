@@ -26,7 +26,7 @@ QUESTIONS = {"training step, half of the weights frozen": Question("images/s", {
 def ours(cfg: Config, at: int, batch: int) -> Callable[[], None]:
     """A step as `train` makes it: averaged weights and clipped gradients included."""
     on = model.device()
-    kind = model.precision(cfg, on)
+    kind = model.precision(cfg, on, learning=True)
     net = model.build(cfg).to(on)
     optimizer = torch.optim.AdamW(recipe.parameter_groups(net, cfg), lr=cfg.lr)
     ema = ModelEmaV3(net, cfg.ema, use_warmup=True)

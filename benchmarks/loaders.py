@@ -97,11 +97,11 @@ def timm(folder: Path, load: Load) -> Epochs:
 
 def fastai(folder: Path, load: Load) -> Epochs:
     """Its batch transforms belong on a GPU; here they run on the CPU, in the main process."""
-    from fastai.vision.all import ImageDataLoaders, Normalize, Resize, aug_transforms, imagenet_stats
+    from fastai.vision.all import ImageDataLoaders, Normalize, Resize, aug_transforms, imagenet_stats, parent_label
 
     turns = aug_transforms(flip_vert=True, max_rotate=15, max_zoom=1.1, max_lighting=0.15, max_warp=0)
-    batches = ImageDataLoaders.from_folder(
-        folder, train=".", valid_pct=0.0, item_tfms=Resize(load.size, method="squish"), bs=load.batch_size,
+    batches = ImageDataLoaders.from_path_func(
+        folder, [folder / p for p in files(folder)[0]], parent_label, valid_pct=0.0, item_tfms=Resize(load.size, method="squish"), bs=load.batch_size,
         batch_tfms=[*turns, Normalize.from_stats(*imagenet_stats)], num_workers=load.workers, device="cpu",
     )  # fmt: skip
     while True:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -134,15 +137,35 @@ def sync_norms(net: Net, say: Callable[[str], None] = print) -> Net:
 
 
 def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU; or the CPU, whose memory is then kept between steps."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    _keep_memory()
+    return torch.device("cpu")
 
 
-def precision(cfg: Config, on: torch.device) -> str:
-    """`bf16` where the hardware has it, `fp16` on older GPUs such as the T4, else `no`."""
+@functools.cache
+def _keep_memory() -> None:
+    """Have glibc keep what is freed, or the kernel clears every activation's pages anew, again and again.
+
+    EfficientNet-B3, 30 pictures of 300 px at once on two cores: 34 images/s against 21 in bfloat16, 24 against 10 in float32.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no block is mapped, and given back, by itself
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+def precision(cfg: Config, on: torch.device, learning: bool = False) -> str:
+    """`bf16` where the hardware has it, `fp16` on older GPUs such as the T4, else `no`.
+
+    On a CPU bf16 makes prediction the faster and learning the slower: 224 px, half frozen, 17 images/s against 18 in float32.
+    """
     if cfg.precision != "auto":
         return cfg.precision
     if on.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(on)[0] >= 8 else "fp16"
+    if learning:
+        return "no"
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "no"
 
 

@@ -58,7 +58,7 @@ def find_lr(
 
     Take a rate where the loss falls fastest, well left of its minimum (Smith 2017, doi 10.1109/WACV.2017.58).
     """
-    on, kind = model.device(), model.precision(cfg, model.device())
+    on, kind = model.device(), model.precision(cfg, model.device(), learning=True)
     torch.manual_seed(cfg.seed)
     net = model.build(cfg)
     optimizer = torch.optim.AdamW(parameter_groups(net, cfg), lr=low)

@@ -52,6 +52,11 @@ def train(
         try:
             return _train(cfg, splits, pixels, folder, after_epoch, at_once)
         except RuntimeError as error:
+            if "DataLoader worker" in str(error):
+                raise RuntimeError(
+                    f"{str(error).strip(' .')}: memory may be short; run again, with BONELIB_WORKERS=0, to go on from the last "
+                    "checkpoint"
+                ) from error
             if not should_reduce_batch_size(error) or at_once == 1 or PartialState().num_processes > 1:
                 raise
             at_once = (at_once + 1) // 2
@@ -63,7 +68,7 @@ def _train(
     cfg: Config, splits: pd.DataFrame, pixels: NDArray[Any], folder: Path,
     after_epoch: Callable[[pd.DataFrame], None] | None, at_once: int,
 ) -> pd.DataFrame:  # fmt: skip
-    kind = model.precision(cfg, model.device())
+    kind = model.precision(cfg, model.device(), learning=True)
     cpu = model.device().type == "cpu"
     AcceleratorState._reset_state()  # else a second training in one process could not have another precision
     accelerator = Accelerator(

@@ -95,7 +95,7 @@ print(f"{len(splits)} images of {cfg.image_size} px:", splits["split"].value_cou
 
 # %%
 device = model.device()
-print(f"training on {device} with precision {model.precision(cfg, device)}")
+print(f"training on {device} with precision {model.precision(cfg, device, learning=True)}")
 if device.type == "cpu":
     print("No GPU was found: the sample trains in minutes, a real data set may take hours.")
 
