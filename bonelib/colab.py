@@ -28,7 +28,7 @@ def settings(on_drive: bool = False, **form: Any) -> Config:
         if cfg.mirror:
             with fetch.told(Path(cfg.mirror)):
                 Path(cfg.mirror).mkdir(parents=True, exist_ok=True)
-                if Mirror(cfg.root, Path(cfg.mirror)).pull():
+                if Mirror(cfg.root, Path(cfg.mirror)).pull(checkpoints=False):  # training brings those itself
                     print(f"brought {cfg.run} back from {cfg.mirror}")
         cfg = Config.load(**_remembered(cfg.root, form) | {"run": cfg.run, "mirror": cfg.mirror})
         cfg = replace(cfg, images=_near(cfg.images, cfg.cache))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import filecmp
+import math
 import shutil
 import stat
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from bonelib import fetch
+
+EVERY = 120  # seconds between copies while training: what they replace on Drive fills its trash, and counts
 
 
 class Mirror:
@@ -22,8 +26,9 @@ class Mirror:
         self.here, self.there = here, there
         self.pool = ThreadPoolExecutor(1)
         self.running: Future[int] | None = None
+        self.pushed = -math.inf
 
-    def pull(self) -> bool:
+    def pull(self, checkpoints: bool = True) -> bool:
         """Bring back what is missing here, on a fresh machine everything; what is here is never replaced."""
         try:
             if self.there is None or not stat.S_ISDIR(
@@ -32,13 +37,14 @@ class Mirror:
                 return False
         except FileNotFoundError:
             return False
-        return _copy(self.there, self.here, replace=False) > 0
+        return _copy(self.there, self.here, False, checkpoints) > 0
 
-    def push(self) -> None:
-        """Begin to copy. `wait` before the checkpoints are changed again."""
-        if self.there is not None:
+    def push(self, now: bool = True) -> None:
+        """Begin to copy; if not `now`, then only some time after the last copy. `wait` before the checkpoints are changed."""
+        if self.there is not None and (now or time.monotonic() - self.pushed > EVERY):
             self.wait()
-            self.running = self.pool.submit(_copy, self.here, self.there, replace=True)
+            self.pushed = time.monotonic()
+            self.running = self.pool.submit(_copy, self.here, self.there, True)
 
     def wait(self) -> bool:
         """Until the last push has ended; False, and told, if it failed."""
@@ -50,25 +56,28 @@ class Mirror:
             return False
 
 
-def _copy(source: Path, target: Path, replace: bool) -> int:
+def _copy(source: Path, target: Path, replace: bool, checkpoints: bool = True) -> int:
     """How many files and checkpoints were copied. The newest checkpoint comes last: a cut before leaves the older one."""
     names = [Path(name) for name, *_ in fetch.listing(source) if ".incoming" not in name]
     whole = [n.parent for n in names if n.name == "state.json" and n.parent.parent.name == "checkpoints"]
     single = [n for n in names if "checkpoints" not in n.parts]
     target.mkdir(parents=not replace, exist_ok=True)
     copied = 0
-    for name in [*single, *sorted(whole, key=lambda n: n.name == "last")]:
+    for name in [*single, *sorted(whole if checkpoints else [], key=lambda n: n.name == "last")]:
         a, b = source / name, target / name
         if _same(a, b) if replace else b.exists() or (name in whole and (b.parent / "last").exists()):
             continue
         b.parent.mkdir(parents=True, exist_ok=True)
         incoming = b.with_name(b.name + ".incoming")
         shutil.rmtree(incoming, ignore_errors=True)
-        if a.is_dir():
+        if name in whole and name.name == "previous" and _same(a, b.parent / "last"):
+            incoming = b.parent / "last"  # it has become the previous one there, too
+        elif a.is_dir():
             shutil.copytree(a, incoming)
-            shutil.rmtree(b, ignore_errors=True)
         else:
             shutil.copy2(a, incoming)
+        if a.is_dir():
+            shutil.rmtree(b, ignore_errors=True)
         incoming.replace(b)
         copied += 1
     return copied

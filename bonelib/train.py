@@ -166,7 +166,7 @@ def _train(
         if main:
             mirror.wait()
             resume.keep(folder, state, net, judged if ema else None, optimizer, accelerator)
-            mirror.push()
+            mirror.push(now=False)
         if cfg.trackers:
             accelerator.log({k: v for k, v in row.items() if k != "epoch"}, step=epoch + 1)
         bar.set_postfix_str(

@@ -86,3 +86,37 @@ def test_lost_drive_is_told_and_gets_no_local_folder_in_its_place(run, tmp_path,
     assert not push(run, tmp_path / "unmounted" / "MyDrive" / "run")
     assert "could not be written" in capsys.readouterr().out
     assert not (tmp_path / "unmounted").exists()
+
+
+def test_previous_checkpoint_is_renamed_in_the_mirror_and_not_sent_again(run, tmp_path, monkeypatch):
+    import shutil
+
+    push(run, tmp_path / "drive")
+    shutil.rmtree(run / "checkpoints" / "previous")
+    (run / "checkpoints" / "last").rename(run / "checkpoints" / "previous")
+    shutil.copytree(run / "checkpoints" / "best", run / "checkpoints" / "last")
+    real, sent = shutil.copytree, []
+    monkeypatch.setattr(shutil, "copytree", lambda a, b: sent.append(a.name) or real(a, b))
+    assert push(run, tmp_path / "drive")
+    assert sent == ["last"] and files(tmp_path / "drive") == files(run)
+
+
+def test_copies_while_training_are_spaced_out_and_the_last_one_is_made_at_once(run, tmp_path):
+    mirror = Mirror(run, tmp_path / "drive")
+    mirror.push(now=False)
+    mirror.wait()
+    (run / "catalog.csv").write_text("second")
+    mirror.push(now=False)
+    mirror.wait()
+    assert (tmp_path / "drive" / "catalog.csv").read_text() != "second"
+    mirror.push()
+    mirror.wait()
+    assert files(tmp_path / "drive") == files(run)
+
+
+def test_tables_come_back_without_the_checkpoints_that_only_training_needs(run, tmp_path):
+    push(run, tmp_path / "drive")
+    assert Mirror(tmp_path / "fresh", tmp_path / "drive").pull(checkpoints=False)
+    assert set(files(tmp_path / "fresh")) == {"catalog.csv", "figures/flow.png"}
+    assert Mirror(tmp_path / "fresh", tmp_path / "drive").pull()
+    assert files(tmp_path / "fresh") == files(run)
