@@ -170,6 +170,7 @@ def bad(folder: Path, info: zipfile.ZipInfo, data: bytes = b"") -> None:
 
 def cut(monkeypatch, owner, name, after: int, error: BaseException | None = None) -> list:
     """Let `owner.name` be called `after` times, then fail; what it was called with is listed."""
+    monkeypatch.setattr(fetch, "THREADS", 1)
     real, taken = getattr(owner, name), []
 
     def counted(*args, **kwargs):
