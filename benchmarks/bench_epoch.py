@@ -18,7 +18,7 @@ import pictures
 import plain
 import torch
 from bench_training import data
-from side_by_side import Question, Round, main
+from side_by_side import Question, Round, main, process
 from torch.utils.data import DataLoader
 
 from bonelib import model, predict, train
@@ -55,7 +55,7 @@ def theirs(cfg: Config, splits: pd.DataFrame, folder: Path) -> float:
     def chosen(rows: np.ndarray, how: plain.A.Compose) -> plain.Pictures:
         return plain.Pictures([paths[i] for i in rows], [labels[i] for i in rows], how)
 
-    trainer = plain.Trainer(plain.model(cfg.backbone, cfg.freeze, model.device()), model.device())
+    trainer = plain.Trainer(plain.model(cfg.backbone, cfg.freeze, plain.DEVICE), plain.DEVICE)
     for _ in range(2):
         began = time.perf_counter()
         trainer.train(
@@ -77,7 +77,7 @@ def measure(size: str = "full", backbone: str = "") -> Round:
         return {
             TITLE: {
                 "bonelib": ours(cfg, splits, pixels),
-                "plain": theirs(cfg, splits, pictures.folder("png", rows, shrink)),
+                "plain": process("plain").submit(theirs, cfg, splits, pictures.folder("png", rows, shrink)).result(),
             }
         }
 

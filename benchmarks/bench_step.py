@@ -13,7 +13,7 @@ from collections.abc import Callable
 import plain
 import torch
 import torch.nn.functional as F
-from side_by_side import Question, Round, main
+from side_by_side import Question, Round, main, process
 from timm.utils import ModelEmaV3
 
 from bonelib import model, recipe
@@ -51,29 +51,32 @@ def ours(cfg: Config, at: int, batch: int) -> Callable[[], None]:
 
 
 def theirs(cfg: Config, at: int, batch: int) -> Callable[[], None]:
-    trainer = plain.Trainer(plain.model(cfg.backbone, cfg.freeze, model.device()), model.device())
+    trainer = plain.Trainer(plain.model(cfg.backbone, cfg.freeze, plain.DEVICE), plain.DEVICE)
     pictures, labels = torch.randn(batch, 3, at, at), torch.arange(batch) % 3
     trainer.net.train()
     return lambda: trainer.step(pictures, labels)
 
 
-def measure(size: str = "full", backbone: str = "", precision: str = "auto") -> Round:
+WAYS = {"bonelib": ours, "plain": theirs}
+
+
+def rate(name: str, size: str, backbone: str, precision: str) -> float:
+    """Images a second."""
     s = SIZES[size]
-    cfg = Config(
-        backbone=backbone or ("efficientnet_b3" if size == "full" else "test_efficientnet"), pretrained=False,
-        precision=precision,
-    )  # fmt: skip
-    rates = {}
-    for name, make in (("bonelib", ours), ("plain", theirs)):
-        step = make(cfg, s["at"], s["batch"])
-        step()  # the first one sets things up
-        began = time.perf_counter()
-        steps = s["steps"] * (20 if torch.cuda.is_available() else 1)
-        for _ in range(steps):
-            step()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        rates[name] = s["batch"] * steps / (time.perf_counter() - began)
+    backbone = backbone or ("efficientnet_b3" if size == "full" else "test_efficientnet")
+    step = WAYS[name](Config(backbone=backbone, pretrained=False, precision=precision), s["at"], s["batch"])
+    step()  # the first one sets things up
+    began = time.perf_counter()
+    steps = s["steps"] * (20 if torch.cuda.is_available() else 1)
+    for _ in range(steps):
+        step()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return s["batch"] * steps / (time.perf_counter() - began)
+
+
+def measure(size: str = "full", backbone: str = "", precision: str = "auto") -> Round:
+    rates = {name: process(name).submit(rate, name, size, backbone, precision).result() for name in WAYS}
     return dict.fromkeys(QUESTIONS, rates)
 
 

@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from bonelib import augment, images, loader
-from bonelib.config import CLASSES, Config
+from bonelib.config import AUGMENTATIONS, CLASSES, Config
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def files(folder: Path) -> tuple[list[str], list[int]]:
 
 
 def bonelib(folder: Path, load: Load) -> Epochs:
-    cfg = Config(image_size=load.size, batch_size=load.batch_size, workers=load.workers)
+    cfg = Config(image_size=load.size, batch_size=load.batch_size, workers=load.workers, augment=AUGMENTATIONS)
     paths, labels = files(folder)
     with tempfile.TemporaryDirectory(dir=folder.parent) as kept:
         pixels, _ = images.cache(folder, paths, load.size, kept)

@@ -19,6 +19,8 @@ from albumentations.pytorch import ToTensorV2
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
 
 def policy(size: int) -> A.Compose:
     """The strengths are bonelib's, so that both do the same work."""

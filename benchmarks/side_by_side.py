@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import inspect
 import json
+import multiprocessing
 import os
 import platform
 import statistics
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +31,13 @@ class Question:
     unit: str  # a rate, such as images/s, is better if higher, all else if lower
     at_least: dict[str, float] = field(default_factory=dict)
     at_most: float | None = None
+
+
+@functools.cache
+def process(name: str) -> ProcessPoolExecutor:
+    """A process for one of several ways, through all rounds: what one changes of memory or threads must not reach another."""
+    fresh = multiprocessing.get_context("spawn")  # a fork would inherit what this process has changed; its own workers fork
+    return ProcessPoolExecutor(1, fresh, initializer=multiprocessing.set_start_method, initargs=("fork", True))
 
 
 def machine() -> dict[str, Any]:
