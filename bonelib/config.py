@@ -22,7 +22,7 @@ VIEWS = (
 # What differs from the defaults when there are no ImageNet weights, on the embedded sample, and in CI.
 SCRATCH: dict[str, Any] = {"lr": 2e-3, "freeze": 0.0}
 SAMPLE: dict[str, Any] = {
-    "pretrained": False, "image_size": 96, "batch_size": 16, "epochs": 15, "cycle": 15, "ema": 0.95, "dropout": 0.1,
+    "pretrained": False, "image_size": 96, "batch_size": 16, "epochs": 18, "cycle": 18, "ema": 0.95, "dropout": 0.1,
     "augment": ("hflip", "shift_scale_rotate", "brightness_contrast"),
 }  # fmt: skip
 SMOKE: dict[str, Any] = {"image_size": 64, "batch_size": 8, "epochs": 2, "cycle": 1, "resamples": 50}
