@@ -19,6 +19,10 @@ STEPS = np.linspace(0, 1, 11)  # share of the squares taken away
 REGIONS = ("padding", "overlay", "border", "bone", "other")
 
 
+class NoMapError(ValueError):
+    """A backbone without a feature map, such as a vision transformer: Grad-CAM has nothing to paint."""
+
+
 def heat(net: Net, pixels: NDArray[Any], classes: NDArray[Any], batch_size: int = 16) -> NDArray[Any]:
     """(N, S, S) float32 0..1: what speaks for `classes` (N,) in each picture (N, S, S) uint8.
 
@@ -31,11 +35,13 @@ def heat(net: Net, pixels: NDArray[Any], classes: NDArray[Any], batch_size: int 
         with torch.no_grad():
             features = net.backbone.forward_features((x.float() - net.mean) / net.std)  # (B, C, h, w)
         if features.ndim != 4:
-            raise ValueError(f"the backbone's features are {tuple(features.shape)}: expected a map (B, C, h, w)")
+            raise NoMapError(f"the backbone's features are {tuple(features.shape)}: expected a map (B, C, h, w)")
         features = features.detach().requires_grad_()
         chosen = torch.from_numpy(np.asarray(classes[i : i + batch_size])).to(on)[:, None]
         score = net.backbone.forward_head(features).gather(1, chosen).sum()
         (slope,) = torch.autograd.grad(score, features)
+        if getattr(net.backbone, "output_fmt", "") == "NHWC":  # as in Swin
+            slope, features = (t.permute(0, 3, 1, 2) for t in (slope, features))
         cam = (slope.mean((2, 3), keepdim=True) * features).sum(1, keepdim=True).relu()  # (B, 1, h, w)
         cam = torch.nn.functional.interpolate(cam, size=pixels.shape[1:], mode="bilinear", align_corners=False)[:, 0]
         out.append((cam / cam.amax((1, 2), keepdim=True).clamp_min(1e-12)).detach().cpu().numpy())
@@ -140,27 +146,31 @@ def explain(net: Net, pixels: NDArray[Any], rows: pd.DataFrame, most: int = 12, 
     y = rows["label"].map(CLASSES.index).to_numpy()
     some = np.random.default_rng(seed).permutation(len(pixels))[:most]
     called = _probs(net, pixels[some]).argmax(1)
-    heats = heat(net, pixels[some], called)
     blind = metrics.intervals(y, _probs(net, corners_only(pixels)), rows["group"])["auroc"]
-    out = {"pictures": len(some), "corners_only": {"auroc": blind}, "regions": shares(pixels[some], heats)}
-    out |= faithfulness(net, pixels[some], heats, called, seed)
+    out: dict[str, Any] = {"pictures": len(some), "corners_only": {"auroc": blind}}
+    try:
+        heats = heat(net, pixels[some], called)
+        out |= {"regions": shares(pixels[some], heats)} | faithfulness(net, pixels[some], heats, called, seed)
+    except NoMapError as error:
+        out["no_heat"] = str(error)
     return out | {"verdict": sentences(out)}
 
 
 def sentences(found: dict[str, Any]) -> list[str]:
     """What the checks say, in words."""
-    out = []
-    for name in ("deletion", "insertion"):
-        gain = found[name]["gain"]
-        said = "are better than chance" if gain["low"] > 0 else "are not shown to be better than chance"
-        out.append(f"Heat maps {said} at naming what the model uses, by {name} (gain {verdict.span(gain, True)}).")
     blind = found["corners_only"]["auroc"]
     told = {
         True: "Shortcut: shown the corners alone, the model still tells the classes apart",
         False: "Shown the corners alone, without the bone, the model is at a loss",
         None: "Shown the corners alone, without the bone: too few test images to tell whether the model is at a loss",
     }
-    out.append(f"{told[verdict.ranks(blind)]} (AUROC {verdict.span(blind)}).")
+    out = [f"{told[verdict.ranks(blind)]} (AUROC {verdict.span(blind)})."]
+    if "no_heat" in found:
+        return [*out, f"No heat maps: {found['no_heat']}."]
+    for name in ("deletion", "insertion"):
+        gain = found[name]["gain"]
+        said = "are better than chance" if gain["low"] > 0 else "are not shown to be better than chance"
+        out.append(f"Heat maps {said} at naming what the model uses, by {name} (gain {verdict.span(gain, True)}).")
     bone, rest = found["regions"]["bone"], [found["regions"][k] for k in ("padding", "overlay", "border")]
     on_bone = f"{bone['heat']:.0%} of the heat on {bone['area']:.0%} of the area"
     beside = f"{sum(r['heat'] for r in rest):.0%} on {sum(r['area'] for r in rest):.0%}"

@@ -38,9 +38,13 @@ class Picture(Figure):
         return out.getvalue()
 
 
-def _axes(rows: int = 1, columns: int = 1, height: float = 3.6, **options: Any) -> tuple[Figure, NDArray[Any]]:
-    """A styled figure, 6.4 in at 125 dpi, and its axes (rows, columns)."""
+def _axes(
+    rows: int = 1, columns: int = 1, height: float = 3.6, title: str = "", **options: Any
+) -> tuple[Figure, NDArray[Any]]:
+    """A styled figure, 6.4 in at 125 dpi, under a title of its own, and its axes (rows, columns)."""
     figure = Picture(figsize=(6.4, height), dpi=125, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
@@ -79,7 +83,8 @@ def grid(
     """Grey images (H, W) uint8 with captions, optionally class-coloured frames and heat maps (H, W) 0..1 on top."""
     rows = max(1, -(-len(images) // columns))
     lines = max((c.count("\n") + 1 for c in captions), default=1)
-    figure, axes = _axes(rows, columns, height=rows * (6.4 / columns + 0.17 * lines) + (0.35 if title else 0.05))
+    height = rows * (6.4 / columns + 0.17 * lines) + (0.35 if title else 0.05)
+    figure, axes = _axes(rows, columns, height, title)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
@@ -89,8 +94,6 @@ def grid(
             axis.imshow(heats[i], cmap="magma", alpha=0.55 * np.asarray(heats[i]).clip(0, 1), vmin=0, vmax=1)
         axis.set_title(caption, fontsize=9, fontweight="normal", pad=3)
         axis.spines[:].set(visible=colours is not None, linewidth=3, color=colours[i] if colours else GREY)
-    if title:
-        figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
     return figure
 
 
@@ -128,7 +131,8 @@ def rates(table: pd.DataFrame) -> Figure:
 @styled
 def confusion(matrices: dict[str, ArrayLike]) -> Figure:
     """Confusion matrices (3, 3), rows truth, columns call, one panel a name: counts and shares of the true class."""
-    figure, axes = _axes(1, len(matrices), height=1.2 + 6.4 / max(len(matrices), 1.6) * 0.86, sharey=True)
+    height = 1.2 + 6.4 / max(len(matrices), 1.6) * 0.86
+    figure, axes = _axes(1, len(matrices), height, "Who is called what, on the test split", sharey=True)
     short = [c.replace("Osteo", "Osteo-\n") for c in CLASSES]
     for axis, (name, held) in zip(axes[0], matrices.items(), strict=True):
         matrix = np.asarray(held)
@@ -137,16 +141,9 @@ def confusion(matrices: dict[str, ArrayLike]) -> Figure:
         for i, j in np.ndindex(3, 3):
             colour = "white" if share[i, j] > 0.55 else INK
             axis.text(j, i, f"{matrix[i, j]}\n{share[i, j]:.0%}", ha="center", va="center", color=colour)
-        axis.set(
-            title=KINDS.get(name, name),
-            xticks=range(3),
-            yticks=range(3),
-            xlabel="called",
-            xticklabels=short,
-            yticklabels=short,
-        )
+        axis.set(title=KINDS.get(name, name), xlabel="called")
+        axis.set(xticks=range(3), yticks=range(3), xticklabels=short, yticklabels=short)
     axes[0, 0].set_ylabel("truth")
-    figure.suptitle("Who is called what, on the test split", x=0.01, ha="left", fontweight="bold", fontsize=12)
     return figure
 
 
@@ -213,7 +210,7 @@ def comparison(metrics: dict[str, Any], figures: Sequence[str] = ("auroc", "macr
     rows = {f"model, {KINDS[k]}": (v, PALETTE["Normal"]) for k, v in metrics["test"].items()}
     rows |= {NAMES.get(k, k).removeprefix("the "): (v, INK) for k, v in metrics.get("baselines", {}).items()}
     labels = [textwrap.fill(name, 18) for name in rows]
-    figure, axes = _axes(1, len(figures), height=1.2 + 0.5 * len(rows), sharey=True)
+    figure, axes = _axes(1, len(figures), 1.2 + 0.5 * len(rows), "The model beside the baselines", sharey=True)
     for axis, name in zip(axes[0], figures, strict=True):
         for at, (held, colour) in enumerate(rows.values()):
             value, low, high = (held[name][k] for k in ("value", "low", "high"))
@@ -223,14 +220,11 @@ def comparison(metrics: dict[str, Any], figures: Sequence[str] = ("auroc", "macr
         if name == "auroc":
             axis.axvline(0.5, color=GREY, lw=1, ls="--")
         axis.set(
-            title=name.replace("macro_f1", "macro-F1").replace("auroc", "AUROC"),
-            yticks=range(len(rows)),
-            xlim=(0, 1.02),
+            title=name.replace("macro_f1", "macro-F1").replace("auroc", "AUROC"), xlim=(0, 1.02), xticks=[0, 0.5, 1]
         )
-        axis.set(yticklabels=labels, ylim=(len(rows) - 0.5, -0.5), xticks=[0, 0.5, 1])
+        axis.set(yticks=range(len(rows)), yticklabels=labels, ylim=(len(rows) - 0.5, -0.5))
         axis.grid(axis="x", color="#dddddd", lw=0.8)
         axis.tick_params(axis="y", length=0)
-    figure.suptitle("The model beside the baselines", x=0.01, ha="left", fontweight="bold", fontsize=12)
     figure.supxlabel("test split, 95% interval by patient group", fontsize=10)
     return figure
 
@@ -240,8 +234,6 @@ def gallery(images: Sequence[NDArray[Any]], rows: pd.DataFrame, title: str, colu
     probs = rows[["p_" + c.lower() for c in CLASSES]].to_numpy()
     called = [CLASSES[c] for c in probs.argmax(1)]
     names = [p if len(p := str(path).rsplit("/", 1)[-1]) <= 26 else p[:12] + "…" + p[-13:] for path in rows["path"]]
-    captions = [
-        f"{n}\ntrue {t}\ncalled {c} {p:.0%}"
-        for n, t, c, p in zip(names, rows["label"], called, probs.max(1), strict=True)
-    ]
+    told = zip(names, rows["label"], called, probs.max(1), strict=True)
+    captions = [f"{n}\ntrue {t}\ncalled {c} {p:.0%}" for n, t, c, p in told]
     return grid(images, captions, [PALETTE[t] for t in rows["label"]], columns, title)

@@ -47,7 +47,8 @@ def clusters(
     shown = listed[:most]
     where = {path: i for i, path in enumerate(rows["path"])}
     across = min(across, max((len(c["paths"]) for c in shown), default=1))
-    figure, axes = _axes(max(1, len(shown)), across + 1, height=0.5 + 1.35 * max(1, len(shown)))
+    title = f"{len(listed):,} clusters of copies" + (f", {most} shown" if len(listed) > most else "")
+    figure, axes = _axes(max(1, len(shown)), across + 1, 0.5 + 1.35 * max(1, len(shown)), title)
     for axis in axes.ravel():
         axis.axis("off")
     for line, cluster in zip(axes, shown, strict=False):
@@ -56,8 +57,6 @@ def clusters(
         for axis, path, label in zip(line[1:], cluster["paths"], cluster["labels"], strict=False):
             axis.imshow(thumbs[where[path]], cmap="gray", vmin=0, vmax=255)
             axis.set_title(label, fontsize=8, color=PALETTE[label], loc="center", pad=2)
-    left_out = f", {len(shown)} shown" if len(shown) < len(listed) else ""
-    figure.suptitle(f"{len(listed):,} clusters of copies{left_out}", fontsize=12, fontweight="bold")
     return figure
 
 
@@ -74,9 +73,6 @@ def shortcuts(findings: dict[str, Any]) -> Figure:
         axis.text(1.01, y, f"{one['auroc']:.2f}", va="center", color=colour, transform=axis.get_yaxis_transform())
     axis.axvline(0.5, color=GREY, linestyle=":", zorder=0)
     axis.set_yticks(range(len(found)), [one["name"] for one in found])
-    axis.set(
-        xlabel="AUROC of the class (0.5 is chance, bars are 95% intervals)",
-        xlim=(min([0.3, *(one["low"] - 0.02 for one in found)]), 1),
-    )
-    axis.set_title("What tells the class besides the bone")
+    axis.set(title="What tells the class besides the bone", xlim=(min([0.3, *(s["low"] - 0.02 for s in found)]), 1))
+    axis.set_xlabel("AUROC of the class (0.5 is chance, bars are 95% intervals)")
     return figure

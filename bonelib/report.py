@@ -171,8 +171,10 @@ def _explanations(held: dict[str, Any]) -> str:
     found, out = held["explain"], _drawn(held, "explanations")
     if not found:
         return absent("no checks of heat maps (explain.json) in this run") + out
-    rows = [(k, *(f"{v:.1%}" for v in part.values())) for k, part in found["regions"].items()]
     told = "".join(map(paragraph, found["verdict"]))
+    if "regions" not in found:
+        return told + out
+    rows = [(k, *(f"{v:.1%}" for v in part.values())) for k, part in found["regions"].items()]
     return told + table(("region, by stated rules", "share of heat", "share of area"), rows) + out
 
 

@@ -245,8 +245,9 @@ print("\n".join(found["verdict"]))
 some = held_out[:: max(1, len(held_out) // 8)][:8]
 called = predict.logits(net, pixels, some)[0].argmax(1)
 captions = [f"true {t}\ncalled {CLASSES[c]}" for t, c in zip(splits["label"].iloc[some], called, strict=True)]
-heats = explain.heat(net, pixels[some], called)
-series.show(plots.grid(pixels[some], captions, title="What spoke for the call", heats=heats), cfg, "heat")
+heats = None if "no_heat" in found else explain.heat(net, pixels[some], called)
+title = "What was called" if heats is None else "What spoke for the call"
+series.show(plots.grid(pixels[some], captions, title=title, heats=heats), cfg, "heat")
 
 # %% [markdown]
 # ## The report

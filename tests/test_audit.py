@@ -198,6 +198,64 @@ def test_age_that_predicts_the_class_is_flagged_and_noise_is_not():
     assert found["width"]["low"] < 0.55 and found["width"]["warning"] is None
 
 
+def test_what_cannot_be_told_apart_is_no_shortcut():
+    label = pd.Series(np.repeat(["Normal", "Osteopenia", "Osteoporosis"], 20))
+    group, same = pd.Series(np.arange(60).astype(str)), pd.DataFrame({"width": [7.0] * 60})
+    assert shortcuts.shortcuts(same, label, group)[0] == {
+        "name": "width", "auroc": 0.5, "low": 0.5, "high": 0.5, "warning": None
+    }  # fmt: skip
+    assert shortcuts.shortcuts(same, label, group.where(label != "Normal", "one patient")) == []
+    assert shortcuts.shortcuts(same[:40], label[:40], group[:40]) == [], "a class is missing"
+
+
+def test_of_a_large_set_some_images_are_looked_at(monkeypatch):
+    asked, intervals = [], shortcuts.metrics.intervals
+    monkeypatch.setattr(shortcuts, "MOST", 90)
+    monkeypatch.setattr(
+        shortcuts.metrics, "intervals", lambda y, *a, **k: asked.append(len(y)) or intervals(y, *a, **k)
+    )
+    label = pd.Series(np.repeat(["Normal", "Osteopenia", "Osteoporosis"], 60))
+    seen = pd.DataFrame({"file format": np.repeat(["PNG", "JPEG", "TIFF"], 60)})
+    (found,) = shortcuts.shortcuts(seen, label, pd.Series(np.arange(180).astype(str)))
+    assert asked == [90] and found["auroc"] == 1 and found["warning"].startswith("File format alone predicts")
+
+
+def test_what_is_not_bone_is_measured_by_hand():
+    thumbs = np.zeros((2, 100, 100), np.uint8)
+    thumbs[0, 25:75] = np.tile(np.arange(100, 200, dtype=np.uint8), (50, 1))  # a wide picture, letterboxed
+    thumbs[1, :, 20:80] = np.random.default_rng(0).integers(90, 250, (100, 60))  # black on both sides
+    rows = pd.DataFrame({"width": [200, 100], "height": [100, 100], "format": ["PNG", "JPEG"], "bytes": [np.e, 1.0],
+                         "age": [50, 60], "t_score": [-1, -2], "given_split": "train"})  # fmt: skip
+    seen = shortcuts.measure(rows, thumbs, np.array([0.0, 0.1]))
+    assert list(seen) == ["file format", "width", "height", "file size", "mean brightness", "empty border",
+                          "brightness at the border", "colour overlay", "age"]  # fmt: skip
+    assert seen["mean brightness"][0] == pytest.approx(149.5)
+    assert seen["empty border"].tolist() == pytest.approx([0, 0.4])
+    assert seen["brightness at the border"][0] == pytest.approx(149.5)
+    assert seen["file size"][0] == 1 and seen["colour overlay"].tolist() == [0, 0.1]
+
+
+def test_a_word_among_numbers_is_reported():
+    rows = pd.DataFrame({"path": [f"{i}.png" for i in range(12)], "weight": [*range(50, 61), "heavy"], "site": "a"})
+    assert defects.odd_values(rows, ["weight", "site"]) == [
+        {"path": "11.png", "column": "weight", "value": "heavy", "reason": "is no number, as the others are"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ((36, 154, 49), "21 groups of its images are identical"),
+        ((780, 374, 793), "1,947 images"),
+        ((36, 154, 50), None),
+    ],
+)
+def test_known_sets_are_recognised_by_their_counts(counts, words):
+    labels = [c for c, n in zip(("Normal", "Osteopenia", "Osteoporosis"), counts, strict=True) for _ in range(n)]
+    said = names.known_set(pd.DataFrame({"label": labels, "path": [f"{i}.png" for i in range(len(labels))]}))
+    assert said is None if words is None else words in said
+
+
 def test_an_age_far_from_all_others_is_reported_and_a_high_one_is_not():
     rows = pd.DataFrame({"path": [f"{i}.png" for i in range(30)], "age": [*range(50, 79), 107]})
     assert [(o["path"], o["value"]) for o in defects.odd_values(rows, ["age"])] == [("29.png", 107)]

@@ -66,8 +66,28 @@ def test_heat_needs_no_gradient_of_the_backbone():
 def test_a_backbone_without_a_map_is_refused():
     net = Net()
     net.backbone.forward_features = lambda x: x.flatten(1)
-    with pytest.raises(ValueError, match="expected a map"):
+    with pytest.raises(explain.NoMapError, match="expected a map"):
         explain.heat(net, pictures()[0][:1], np.array([2]))
+
+
+def test_a_backbone_without_a_map_still_gets_the_check_of_the_corners():
+    net = Net(0, 0)
+    flat = net.backbone.forward_features
+    net.backbone.forward_features = lambda x: flat(x).flatten(1)
+    net.backbone.forward_head = lambda features: torch.stack([0 * (s := features.sum(1)), 0 * s, 4 * s - 1], 1)
+    found = explain.explain(net, *pictures(row=0, column=0))
+    assert "regions" not in found and found["verdict"][0].startswith("Shortcut: shown the corners alone")
+    assert found["verdict"][1].startswith("No heat maps: the backbone's features are (")
+
+
+def test_heat_lies_at_the_same_place_in_a_backbone_that_keeps_channels_last():
+    net, images = Net(), pictures()[0][2:5]
+    expected = explain.heat(net, images, np.full(3, 2))
+    flat, head = net.backbone.forward_features, net.backbone.forward_head
+    net.backbone.output_fmt = "NHWC"
+    net.backbone.forward_features = lambda x: flat(x).permute(0, 2, 3, 1)
+    net.backbone.forward_head = lambda features: head(features.permute(0, 3, 1, 2))
+    assert np.allclose(explain.heat(net, images, np.full(3, 2)), expected)
 
 
 def test_deletion_and_insertion_tell_a_true_map_from_a_false_one():

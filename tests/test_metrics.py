@@ -455,6 +455,77 @@ def test_subgroups_too_small_are_left_out():
     assert set(held["subgroups"]["site"]) == {"north", "south"}
 
 
+def test_numbers_are_cut_into_thirds_and_what_is_missing_is_a_subgroup():
+    table = predictions(sizes=(3, 30, 90))
+    paths = table["path"].drop_duplicates().tolist()
+    age = pd.Series(np.arange(len(paths), dtype=float)).where(np.arange(len(paths)) % 3 > 0)
+    held = evaluation.evaluate(table, metadata=pd.DataFrame({"path": paths, "age": age, "same": 1}), resamples=30)
+    ((column, blocks),) = held["subgroups"].items()
+    assert column == "age" and len(blocks) == 4 and "not known" in blocks
+    assert sum(b["images"] for b in blocks.values()) == held["counts"]["images"]
+
+
+def test_rows_asked_about_twice_or_not_by_all_are_refused():
+    table = predictions()
+    test = table[(table["split"] == "test") & (table["tta"] == "plain")]
+    with pytest.raises(ValueError, match="1 paths twice for plain, test"):
+        evaluation.evaluate(pd.concat([table, test.head(1)]))
+    with pytest.raises(ValueError, match="the baseline age and the model were not asked about the same test images"):
+        evaluation.evaluate(table, test.iloc[1:].assign(baseline="age"))
+
+
+def test_predictive_values_at_the_prevalence_of_a_clinic():
+    table = predictions(sizes=(3, 30, 90))
+    test = table[(table["split"] == "test") & (table["tta"] == "plain")]
+    y, shares = test["label"].map(CLASSES.index), [0.8, 0.15, 0.05]
+    held = evaluation.evaluate(table, prevalence=[16, 3, 1], resamples=30)["at_prevalence"]
+    assert held["prevalence"] == pytest.approx(dict(zip(CLASSES, shares, strict=True)))
+    by_hand = metrics.figures(y, test[metrics.PROBS], prevalence=shares)["ppv"]["Osteoporosis"]
+    assert held["ppv"]["Osteoporosis"]["value"] == pytest.approx(by_hand)
+
+
+def test_errors_are_counted_by_direction_and_distance():
+    rows = [
+        ("Normal", 0),
+        ("Normal", 2),
+        ("Osteopenia", 0),
+        ("Osteopenia", 2),
+        ("Osteoporosis", 0),
+        ("Osteoporosis", 0),
+    ]
+    parts = [
+        {"path": f"{part}{i}", "label": label, "group": f"{part}{i}", "split": part, "tta": "plain"}
+        | dict(zip(metrics.PROBS, np.eye(3)[c], strict=True))
+        for part in ("val", "test")
+        for i, (label, c) in enumerate(rows)
+    ]
+    held = evaluation.evaluate(pd.DataFrame(parts), resamples=20)
+    assert held["ordinal"]["plain"] == {
+        "correct": 1, "one class too healthy": 1, "one class too ill": 1, "Osteoporosis called Normal": 2,
+        "Normal called Osteoporosis": 1,
+    }  # fmt: skip
+    assert held["confusion"]["plain"] == [[1, 0, 1], [1, 0, 1], [2, 0, 0]]
+
+
+def test_failures_are_the_surest_errors_the_least_sure_and_the_most_moved():
+    plain = [
+        ("a", [0.9, 0.05, 0.05], "Normal"),
+        ("b", [0.1, 0.8, 0.1], "Normal"),
+        ("c", [0.4, 0.35, 0.25], "Osteopenia"),
+    ]
+    moved = {"a": [0.9, 0.05, 0.05], "b": [0.7, 0.2, 0.1], "c": [0.4, 0.25, 0.35]}
+    rows = [
+        {"path": path, "label": label, "split": "test", "tta": tta} | dict(zip(metrics.PROBS, p, strict=True))
+        for path, probs, label in plain
+        for tta, p in (("plain", probs), ("tta", moved[path]))
+    ]
+    held = evaluation.failures(pd.DataFrame(rows), 2)
+    assert {title: table["path"].tolist() for title, table in held.items()} == {
+        "most confident errors": ["b", "c"], "least sure": ["c", "b"], "most changed by test-time views": ["b", "c"]
+    }  # fmt: skip
+    assert held["most changed by test-time views"]["moved"].tolist() == pytest.approx([0.6, 0.1])
+
+
 def test_a_second_model_on_the_same_test_split_is_counted(tmp_path):
     table, ledger = predictions(), tmp_path / "test_reads.json"
     assert [evaluation.count_read(table, m, ledger) for m in ("a", "a", "b")] == [1, 1, 2]
