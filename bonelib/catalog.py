@@ -28,6 +28,7 @@ ALIASES = {
     "osteoporosis": 2, "osteoporotic": 2,
 }  # fmt: skip
 OTHER = re.compile(r"\b(abnormal|no|not|without|non[a-z]*|osteopetro[a-z]*)\b")  # near a class in letters, and none
+MENTION = re.compile(r"\b(ab)?normal\b|healthy|osteop")  # a folder that says something of the class
 
 
 def catalog(cfg: Config) -> tuple[pd.DataFrame, NDArray[Any], Path]:
@@ -76,12 +77,24 @@ def class_of(name: str, classes: Mapping[str, str] | None = None) -> str | None:
     """The class that a folder's name means, whatever its case, numbers and common misspellings; None if unclear."""
     if classes and name in classes:
         return classes[name]
-    words = re.findall(r"[a-z]+", name.lower())
-    if OTHER.search(" ".join(words)):
+    words = _words(name)
+    if OTHER.search(words):
         return None
-    near = [difflib.get_close_matches(w, ALIASES, 1, cutoff=0.88) for w in words]
+    near = [difflib.get_close_matches(w, ALIASES, 1, cutoff=0.88) for w in words.split()]
     hits = {ALIASES[n[0]] for n in near if n}
     return CLASSES[hits.pop()] if len(hits) == 1 else None
+
+
+def _words(name: str) -> str:
+    return " ".join(re.findall(r"[a-z]+", name.lower()))
+
+
+def _label(folders: tuple[str, ...], classes: Mapping[str, str]) -> str | None:
+    """The class that the deepest folder with a word about it names; None if none has one, or if its word is unclear."""
+    for folder in reversed(folders):
+        if (label := class_of(folder, classes)) is not None or MENTION.search(_words(folder)):
+            return label
+    return None
 
 
 def _from_folders(root: Path, classes: Mapping[str, str]) -> pd.DataFrame:
@@ -89,18 +102,18 @@ def _from_folders(root: Path, classes: Mapping[str, str]) -> pd.DataFrame:
     rows: list[tuple[str, str, str]] = []
     unmatched: dict[str, int] = {}
     ignored: list[str] = []
-    meaning = lru_cache(None)(lambda folder: class_of(folder, classes))
+    label_of = lru_cache(None)(lambda folders: _label(folders, classes))
     for path in sorted(_files(root)):
         name, parts = path.relative_to(root).as_posix(), path.relative_to(root).parts
         folders = (".", *(parts if path.suffix == "" and path.is_symlink() else parts[:-1]))
-        labels = [label for f in reversed(folders) if (label := meaning(f)) is not None]
+        label = label_of(folders)
         if path.suffix.lower() not in SUFFIXES and not (path.suffix == "" and _is_dicom(path)):
-            ignored += [name] if labels and labels[0] else []
-        elif not labels:
+            ignored += [name] if label else []
+        elif label is None:
             unmatched[folders[-1]] = unmatched.get(folders[-1], 0) + 1
-        elif labels[0]:
+        elif label:
             given = [SPLITS[f.lower()] for f in folders if f.lower() in SPLITS]
-            rows.append((name, labels[0], given[0] if given else ""))
+            rows.append((name, label, given[0] if given else ""))
     if unmatched:
         listed = ", ".join(f"{k!r} ({n} images)" for k, n in list(unmatched.items())[:9])
         more = f" and {len(unmatched) - 9} more" if len(unmatched) > 9 else ""

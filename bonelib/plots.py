@@ -92,7 +92,7 @@ def grid(
         axis.imshow(image, cmap="gray", vmin=0, vmax=255)
         if heats is not None:
             axis.imshow(heats[i], cmap="magma", alpha=0.55 * np.asarray(heats[i]).clip(0, 1), vmin=0, vmax=1)
-        axis.set_title(caption, fontsize=9, fontweight="normal", pad=3)
+        axis.set_title(caption.replace("$", r"\$"), fontsize=9, fontweight="normal", pad=3)
         axis.spines[:].set(visible=colours is not None, linewidth=3, color=colours[i] if colours else GREY)
     return figure
 

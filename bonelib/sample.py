@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -118,7 +119,7 @@ def _planted(
 
 def _write(folder: Path, files: dict[str, bytes], plan: list[dict[str, Any]], planted: list[dict[str, str]]) -> None:
     """All files at once: written beside the folder, then put in its place, so that no half sample is left."""
-    part = folder.with_name(folder.name + ".part")
+    part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
     for name in FOLDERS:
         (part / name).mkdir(parents=True)
@@ -129,9 +130,12 @@ def _write(folder: Path, files: dict[str, bytes], plan: list[dict[str, Any]], pl
         writer.writerow(COLUMNS)
         writer.writerows(sorted([p["path"], *(p[column] for column in COLUMNS[1:])] for p in plan))
     (part / "planted.json").write_text(json.dumps(planted, indent=2) + "\n", encoding="utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    part.rename(folder)
+    try:
+        part.rename(folder)
+    except OSError:
+        if not (folder / "planted.json").exists():
+            raise
+        shutil.rmtree(part)  # another run, begun at the same time, was faster with the same sample
 
 
 def make(folder: str | Path, seed: int = 0, images: int = 320) -> Path:
@@ -145,6 +149,7 @@ def make(folder: str | Path, seed: int = 0, images: int = 320) -> Path:
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()) and not (folder / "planted.json").exists():
         raise FileExistsError(f"{folder} holds other files: name a new or empty folder for the sample")
+    shutil.rmtree(folder, ignore_errors=True)
     rng = np.random.default_rng([seed, images])
     names = (f"{n:04x}" for n in rng.permutation(1 << 16))
     plan = _plan(rng, images, names)

@@ -12,6 +12,7 @@ import pytest
 
 from bonelib import audit, catalog, sample
 from bonelib.config import Config
+from tests.whole import Whole, run
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -47,6 +48,12 @@ def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
     )
     series.calibrated(out)
     return out
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """The series on hostile data, each of its notebooks first cut off by Ctrl-C."""
+    return run(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture(scope="session")

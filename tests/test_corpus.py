@@ -202,6 +202,8 @@ FOLDERS: list[tuple[str, Callable[[Path], None], str]] = [  # kind, how it is ma
     ("no class folders", of_class({"a": 2, "b": 2, "c": 2}), "cannot tell the class of 'a' (2 images), 'b'"),
     ("osteopetrosis, another disease", of_class(THREE | {"osteopetrosis": 2}), "cannot tell the class of 'osteopetrosis'"),
     ("what is said not to be", of_class(THREE | {"nonosteoporosis": 2}), "cannot tell the class of 'nonosteoporosis'"),
+    ("what is denied inside of it", of_class(THREE | {"Osteoporosis/no osteoporosis": 2}), "class of 'no osteoporosis'"),
+    ("patients and steps inside of it", of_class({f"{c}/{b}": 4 for c in CLASSES for b in ("No 5", "normalized")}), "24 used"),
     ("pictures beside the class folders", lambda p: picture().save(p / "logo.png"), "cannot tell the class of '.'"),
     ("a class folder that is a link", linked, "none of Normal; expected all three; passed over: 'Normal'"),
     ("__MACOSX", of_class(THREE | {"__MACOSX/Normal": 5, ".hidden/Normal": 5}), "24 used: 8, 8, 8"),
