@@ -36,7 +36,8 @@ class Question:
 @functools.cache
 def process(name: str) -> ProcessPoolExecutor:
     """A process for one of several ways, through all rounds: what one changes of memory or threads must not reach another."""
-    fresh = multiprocessing.get_context("spawn")  # a fork would inherit what this process has changed; its own workers fork
+    # a fork would inherit what this process has changed; its own workers fork
+    fresh = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(1, fresh, initializer=multiprocessing.set_start_method, initargs=("fork", True))
 
 
