@@ -50,10 +50,10 @@ bench-gpu: .venv-bench/installed
 soak: $(VENV)/installed
 	$(BIN)/python -m pytest -m soak
 
-# To be added to lint once bonelib is clean: $(BIN)/mypy
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	@$(BIN)/jupytext --quiet --to ipynb --update notebooks/*.py
 	git diff --exit-code --stat notebooks/
 

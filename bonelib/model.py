@@ -45,7 +45,8 @@ class Net(nn.Module):
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         x = (pictures.float() - self.mean) / self.std  # (B, 3, S, S): one grey channel becomes three here
-        return self.backbone(x.contiguous(memory_format=torch.channels_last))
+        out: torch.Tensor = self.backbone(x.contiguous(memory_format=torch.channels_last))
+        return out
 
     def freeze(self, share: float) -> None:
         """Fix the first `share` of the backbone's parameter tensors, and the statistics of their batch norms."""
@@ -77,7 +78,7 @@ def build(cfg: Config) -> Net:
     make = {"num_classes": len(CLASSES), "drop_rate": cfg.dropout, **cfg.backbone_args}
     _check_name(cfg.backbone, cfg.backbone_args)
     try:
-        net = timm.create_model(cfg.backbone, pretrained=cfg.pretrained, pretrained_cfg_overlay=overlay or None, **make)
+        net: Any = timm.create_model(cfg.backbone, pretrained=cfg.pretrained, pretrained_cfg_overlay=overlay or None, **make)
     except Exception as error:  # the hub's client raises many kinds
         if not cfg.pretrained:
             raise
@@ -105,7 +106,7 @@ def _check_name(backbone: str, args: dict[str, Any]) -> None:
         raise ConfigError(f"backbone_args: {', '.join(files)} cannot be given; weights come from the setting weights")
 
 
-def _check_fit(net: nn.Module, weights: str) -> None:
+def _check_fit(net: Any, weights: str) -> None:
     """timm passes over what a file lacks; here every tensor of the backbone must come from it."""
     head = {id(p) for p in net.get_classifier().parameters()}
     wanted = {name for name, p in net.named_parameters() if id(p) not in head}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bonelib import augment, calibrate, inputs, loader, model
 from bonelib.config import CLASSES, Config
-from bonelib.metrics import PROBS
+from bonelib.metrics import PROBS as PROBS
 
 KINDS = ("plain", "tta")
 REFER, UNSURE = "refer", "unsure"  # the call that leaves a picture to a person, and how its commonest reason begins

@@ -100,7 +100,7 @@ def _train(
     judged = ema.module if ema else net  # the weights that validation sees and `model/` keeps
     wrapped, optimizer = accelerator.prepare(net, optimizer)
 
-    state = {"epoch": 0, "history": [], "best": None, "config": asdict(cfg), "splits": digest(splits)}
+    state: dict[str, Any] = {"epoch": 0, "history": [], "best": None, "config": asdict(cfg), "splits": digest(splits)}
     mirror = Mirror(folder, Path(cfg.mirror) if cfg.mirror and main else None)
     if cfg.resume and mirror.pull():
         print(f"brought {folder} back from {cfg.mirror}")
