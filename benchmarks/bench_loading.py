@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pictures
 from loaders import KEEP, LOADERS, Load
-from side_by_side import Question, Round, main
+from side_by_side import Question, Round, main, process
 
 SIZES = {
     "full": {"rows": 1000, "at": 300, "seconds": 2.0, "shrink": 1},
@@ -36,11 +35,10 @@ QUESTIONS = {
 
 
 @functools.cache
-def process(name: str) -> ProcessPoolExecutor:
-    """One process a loader, through all rounds: some packages change torch and OpenCV for all that share theirs."""
-    pool = ProcessPoolExecutor(1, multiprocessing.get_context("fork"))
-    small = pictures.folder("png", 12, 8)
-    pool.submit(rates, name, small, Load(32, 6, 0), 0.0).result()  # imports, and whatever else happens once
+def ready(name: str) -> ProcessPoolExecutor:
+    """A loader's process, past its imports and whatever else happens once."""
+    pool = process(name)
+    pool.submit(rates, name, pictures.folder("png", 12, 8), Load(32, 6, 0), 0.0).result()
     return pool
 
 
@@ -73,7 +71,7 @@ def measure(size: str = "full", jpeg: str = "", png: str = "") -> Round:
             print(f"{name}: not installed")
             continue
         large = pictures.folder("jpeg", rows if name in KEEP else rows // 2, shrink, jpeg)
-        run = process(name).submit
+        run = ready(name).submit
         for folder, words in ((large, "large JPEG"), (small, "224 px PNG")):
             first, later = run(rates, name, folder, two, seconds).result()
             out[f"first epoch, {words}"][name], out[f"later epochs, {words}"][name] = first, later

@@ -75,7 +75,7 @@ def test_one_warp_without_a_draw_leaves_the_picture_as_it_is():
 
 
 def test_strength_zero_leaves_only_the_flips():
-    policy = augment.policy(Config(image_size=96, strength=0))
+    policy = augment.policy(Config(image_size=96, strength=0, augment=AUGMENTATIONS))
     assert [type(t).__name__ for t in policy.transforms] == ["HorizontalFlip", "VerticalFlip"]
 
 
