@@ -78,7 +78,9 @@ def build(cfg: Config) -> Net:
     make = {"num_classes": len(CLASSES), "drop_rate": cfg.dropout, **cfg.backbone_args}
     _check_name(cfg.backbone, cfg.backbone_args)
     try:
-        net: Any = timm.create_model(cfg.backbone, pretrained=cfg.pretrained, pretrained_cfg_overlay=overlay or None, **make)
+        net: Any = timm.create_model(
+            cfg.backbone, pretrained=cfg.pretrained, pretrained_cfg_overlay=overlay or None, **make
+        )
     except Exception as error:  # the hub's client raises many kinds
         if not cfg.pretrained:
             raise
