@@ -63,14 +63,14 @@ def made(count: int, **columns: list) -> tuple[pd.DataFrame, np.ndarray]:
 
 
 def test_groups_join_copies_names_and_patients_transitively():
-    table, grey = made(7, patient=["p1", "p1", "p2", "p2", "", None, ""])
-    table["path"] = ["a.png", "b.png", "c.png", "d.png", "e.png", "x/f.png", "y/f_aug_1.png"]
+    table, grey = made(8, patient=["p1", "p1", "p2", "p2", "", None, "", None])
+    table["path"] = ["a.png", "b.png", "c.png", "d.png", "e.png", "x/f.png", "y/f_aug_1.png", "g.png"]
     grey[3] = grey[0]  # a copy of p1's picture, registered as p2's
     done, findings = audit.audit(table, grey, Config(), Path())
-    assert done["group"].tolist() == ["g00000"] * 4 + ["g00001", "g00002", "g00002"]
-    assert done["issues"].tolist() == ["", "", "", "copy", "", "", ""], "a name binds the group, no more"
+    assert done["group"].tolist() == ["g00000"] * 4 + ["g00001", "g00002", "g00002", "g00003"]
+    assert done["issues"].tolist() == ["", "", "", "copy", "", "", "", ""], "a name binds the group, no more"
     assert findings["named"] == [{"paths": ["x/f.png", "y/f_aug_1.png"], "reason": "named as made from f"}]
-    assert (findings["groups"], findings["patients"]) == (3, 2)
+    assert (findings["groups"], findings["patients"]) == (4, 2)
 
 
 def linked(*pairs: tuple[int, int, str, float]) -> pd.DataFrame:
@@ -79,7 +79,7 @@ def linked(*pairs: tuple[int, int, str, float]) -> pd.DataFrame:
 
 def test_the_largest_of_a_set_of_copies_is_kept_then_the_file_of_most_bytes_then_the_first(monkeypatch):
     pairs = linked(
-        (0, 1, "mirrored; resized", 0.98765), (1, 3, "same file", 1.0), (2, 5, "mirrored", 0.9), (6, 7, "x", 1.0)
+        (6, 7, "x", 1.0), (0, 1, "mirrored; resized", 0.98765), (1, 3, "same file", 1.0), (2, 4, "mirrored", 0.9)
     )
     monkeypatch.setattr(audit.copies, "find", lambda thumbs, rows: pairs)
     table, grey = made(
@@ -89,17 +89,18 @@ def test_the_largest_of_a_set_of_copies_is_kept_then_the_file_of_most_bytes_then
     )  # fmt: skip
     done, findings = audit.audit(table, grey, Config(), Path())
     assert findings["clusters"] == [
-        {"paths": ["a.png", "b.png", "d.png"], "labels": ["Normal", "Normal", "Osteopenia"], "kept": "d.png",
-         "kinds": ["mirrored", "resized", "same file"], "confidence": 0.988, "conflict": True},
-        {"paths": ["c.png", "g.png"], "labels": ["Normal", "Normal"], "kept": "g.png", "kinds": ["mirrored"],
-         "confidence": 0.9, "conflict": False},
         {"paths": ["h.png", "i.png"], "labels": ["Normal", "Normal"], "kept": "h.png", "kinds": ["x"],
          "confidence": 1.0, "conflict": False},
+        {"paths": ["a.png", "b.png", "d.png"], "labels": ["Normal", "Normal", "Osteopenia"], "kept": "d.png",
+         "kinds": ["mirrored", "resized", "same file"], "confidence": 0.988, "conflict": True},
+        {"paths": ["c.png", "f.png"], "labels": ["Normal", "Normal"], "kept": "f.png", "kinds": ["mirrored"],
+         "confidence": 0.9, "conflict": False},
     ]  # fmt: skip
-    assert findings["conflicts"] == findings["clusters"][:1]
+    assert findings["conflicts"] == findings["clusters"][1:2]
+    assert findings["defects"] == {"unreadable": ["e.png"]}
     both = "conflict;copy"
     assert done["issues"].tolist() == [both, both, "copy", "conflict", "unreadable", "", "", "", "copy"]
-    assert done["group"].tolist() == ["g00000"] * 2 + ["g00001", "g00000", "", "g00002", "g00001", "g00003", "g00003"]
+    assert done["group"].tolist() == ["g00000"] * 2 + ["g00001", "g00000", "", "g00001", "g00002", "g00003", "g00003"]
     assert findings["flow"] == {"found": 9, "readable": 8, "unique": 4, "unconflicted": 3, "used": 3}
     assert table["issues"].eq("").all(), "the given table stays as it is"
 
@@ -117,7 +118,7 @@ def test_what_is_found_is_told_in_full(monkeypatch):
     monkeypatch.setattr(audit.shortcuts, "shortcuts", noted("suspects", suspects))
     table, grey = made(10, status=["ok", "empty"] + ["ok"] * 8, label=["Normal"] * 9 + ["Osteopenia"])
     grey[1] = 7  # c.png is blank
-    table["age"], table["given_split"] = [50, 60, 70, 55, 65, 58, 59, 61, 62, -4], "train"
+    table["age"], table["given_split"] = [50, 60, 70, 55, 65, 58, 59, 61, 62, -4], ["1"] * 9 + ["x"]
     table.attrs |= {"metadata_unmatched": ["metadata.csv: z"], "ignored": ["notes.txt", "x.txt"]}
     done, findings = audit.audit(table, grey, Config(seed=5), Path("there"))
 
