@@ -151,11 +151,12 @@ reasons.str.split("[:(]").str[0].str.strip().value_counts().to_frame("pictures")
 #
 # ## What spoke for the calls
 #
-# The first pictures that the model has looked at, with what spoke for their likeliest class. Heat maps please the eye
-# more easily than they explain: `04_evaluate` tests whether those of this model mean anything.
+# Some of the pictures that the model was fit to be asked about, with what spoke for their likeliest class. Heat maps
+# please the eye more easily than they explain: `04_evaluate` tests whether those of this model mean anything.
 
 # %%
-looked = table[table["call"].isin(CLASSES) | table["reason"].str.startswith(predict.UNSURE)].head(8)
+looked = table[table["call"].isin(CLASSES) | table["reason"].str.startswith(predict.UNSURE)]
+looked = looked.iloc[:: max(1, len(looked) // 8)].head(8)
 pixels = np.array([inputs.read(root / paths[i], meta["image_size"])[0] for i in looked.index])  # (N, S, S) uint8
 probs = looked[predict.PROBS].to_numpy()
 captions = [f"{call}\n{p.max():.0%} {CLASSES[p.argmax()]}" for call, p in zip(looked["call"], probs, strict=True)]
@@ -169,6 +170,9 @@ if len(looked):
 figure if len(looked) else "no picture was fit to be asked about"
 
 # %% [markdown]
+# Heat on the bone does not prove the call. Heat on a letter, a corner or the black border speaks against it: then the
+# model may read the hospital rather than the bone.
+#
 # ## An archive
 #
 # This notebook is also a script. Several processes share a folder of any size; killed and started again, they go on
