@@ -62,6 +62,9 @@ def _inside(log: Path, memory: int, file_size: int, weak: bool, function: Callab
     out = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # tests that run in the background would hand down its absence
     if memory:
         held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (held + memory, held + memory))

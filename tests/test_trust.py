@@ -203,7 +203,8 @@ def test_patient_stands_nowhere_in_clear(whole):
     for path in [p for folder in (whole.run, whole.cache) for p in folder.rglob("*") if p.is_file()]:
         held = path.read_bytes()
         if path.suffix == ".png":
-            held += str(Image.open(path).info).encode()
+            with Image.open(path) as picture:
+                held += str(picture.info).encode()
         for word in (PATIENT.encode(), b"4711", b"Doe^Jane", b"1950-04-07"):
             assert word not in held, (path, word)
 

@@ -23,7 +23,7 @@ NAMES = (
 )
 STAGES = {  # notebook: which of its calls Ctrl-C falls into
     "01_explore": ("images.letterbox", 2),
-    "03_train": ("checkpoint._fsync", 12),  # while the second epoch's checkpoint is written
+    "03_train": ("checkpoint.save_file", 3),  # while the second epoch's checkpoint is written
     "04_evaluate": ("metrics.intervals", 1),
 }
 
