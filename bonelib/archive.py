@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 
@@ -63,7 +62,7 @@ def answers(cfg: Config, models: Sequence[predict.Model], root: Path, paths: Seq
     Each process takes its share of the parts, and finds those that an earlier run left. They are of this very model,
     calibration, thresholds and list of files (sizes and times of change too): any other one gets another folder.
     """
-    state, kind = PartialState(), model.precision(cfg, model.device())
+    state, kind = model.processes(), model.precision(cfg, model.device())
     # one process says which files: an archive may change while it is listed
     paths, name = broadcast_object_list([list(paths), _key(cfg, root, paths, part, kind)])
     folder = cfg.root / "answers" / f"{root.resolve().name}-{name}"

@@ -8,9 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-
-from bonelib import catalog, fetch, predict
+from bonelib import catalog, fetch, model, predict
 from bonelib.config import Config
 from bonelib.mirror import Mirror
 
@@ -24,7 +22,7 @@ def settings(on_drive: bool = False, **form: Any) -> Config:
     on_drive: mirror the run folder in MyDrive/bonelib.
     """
     cfg = _with_mirror(Config.load(**form), on_drive)
-    with PartialState().main_process_first():  # under torchrun the others find what the first has brought
+    with model.processes().main_process_first():  # under torchrun the others find what the first has brought
         if cfg.mirror:
             with fetch.told(Path(cfg.mirror)):
                 Path(cfg.mirror).mkdir(parents=True, exist_ok=True)
@@ -41,7 +39,7 @@ def settings(on_drive: bool = False, **form: Any) -> Config:
 
 def finish(cfg: Config) -> None:
     """Bring the results to the mirror, if there is one; on Drive, wait until they have left this machine."""
-    if not cfg.mirror or not PartialState().is_main_process:
+    if not cfg.mirror or not model.processes().is_main_process:
         return
     mirror = Mirror(cfg.root, Path(cfg.mirror))
     mirror.push()

@@ -9,12 +9,14 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import timm
 import torch
+from accelerate import PartialState
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -137,6 +139,14 @@ def sync_norms(net: Net, say: Callable[[str], None] = print) -> Net:
     elif any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in net.modules()):
         say("on CPUs each process normalises its own share of a batch: results differ a little from one process")
     return net
+
+
+def processes() -> PartialState:
+    """This process among those that torchrun has started; on CPUs accelerate finds the others only if it is told.
+
+    The first may audit or decode for hours before the others go on.
+    """
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=1))
 
 
 def device() -> torch.device:

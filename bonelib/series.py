@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from accelerate import PartialState
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
@@ -29,7 +28,7 @@ def audited(cfg: Config, afresh: bool = False) -> tuple[pd.DataFrame, dict[str, 
 
     `catalog.csv` and `audit.json` are read if they are of these very files, else made; `afresh` makes them anyway.
     """
-    with PartialState().main_process_first():  # under torchrun the others find what the first has made
+    with model.processes().main_process_first():  # under torchrun the others find what the first has made
         table, thumbs, root = catalog.catalog(cfg)
         kept = None if afresh else _kept(cfg.root, table)
         if kept is None:
@@ -49,12 +48,12 @@ def trainings(cfg: Config) -> Iterator[Training]:
     """
     table, _, _, root = audited(cfg)
     each = list(itertools.product(range(cfg.repeats if cfg.folds else 1), range(cfg.folds or 1)))
-    for repeat, fold in tqdm(each, desc="trainings", disable=len(each) == 1 or not PartialState().is_main_process):
+    for repeat, fold in tqdm(each, desc="trainings", disable=len(each) == 1 or not model.processes().is_main_process):
         below = f"/repeat-{repeat}-fold-{fold}" if cfg.folds else ""
         mirror = cfg.mirror and cfg.mirror + below
         one = dataclasses.replace(cfg, run=cfg.run + below, mirror=mirror, seed=cfg.seed + repeat)
         splits = split.split(table, cfg, fold, repeat)
-        with PartialState().main_process_first():
+        with model.processes().main_process_first():
             artifact.write(one.root / "splits.csv", splits.to_csv(index=False))
             if cfg.folds and repeat == fold == 0:
                 artifact.write(cfg.root / "splits.csv", splits.to_csv(index=False))
@@ -121,9 +120,9 @@ def calibrated(cfg: Config) -> list[predict.Model]:
         parts = [
             predict.held_out(net, *one[1:], one[0], ["val"], ["plain"]) for net, one in zip(nets, made, strict=True)
         ]
-        if PartialState().is_main_process:
+        if model.processes().is_main_process:
             amend(made, **evaluation.learnt(pooled(cfg, parts, made), split.priors(made[0][1]), cfg.target))
-        PartialState().wait_for_everyone()
+        model.processes().wait_for_everyone()
     return predict.load(cfg.root)
 
 
@@ -159,7 +158,7 @@ def pooled(cfg: Config, tables: Sequence[pd.DataFrame], trainings: Sequence[Trai
 
 def show(figure: Figure, cfg: Config, name: str) -> Figure:
     """Keep a figure as `figures/<name>.png` in the run folder, and give it back to be displayed."""
-    if PartialState().is_main_process:
+    if model.processes().is_main_process:
         with artifact.whole(cfg.root / "figures" / f"{name}.png") as aside:
             figure.savefig(aside)
     return figure

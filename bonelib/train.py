@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from accelerate.utils.memory import should_reduce_batch_size
@@ -57,7 +57,7 @@ def train(
                     f"{str(error).strip(' .')}: memory may be short; run again, with BONELIB_WORKERS=0, to go on from the last "
                     "checkpoint"
                 ) from error
-            if not should_reduce_batch_size(error) or at_once == 1 or PartialState().num_processes > 1:
+            if not should_reduce_batch_size(error) or at_once == 1 or model.processes().num_processes > 1:
                 raise
             at_once = (at_once + 1) // 2
             print(f"out of memory: going on with {at_once} images at once, added up to batches of {cfg.batch_size}")

@@ -60,9 +60,8 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from accelerate import PartialState
 
-from bonelib import app, archive, card, colab, explain, export, inputs, plots, predict, series
+from bonelib import app, archive, card, colab, explain, export, inputs, model, plots, predict, series
 from bonelib.config import CLASSES
 
 # %% [markdown]
@@ -194,7 +193,7 @@ print(f"{path} ({path.stat().st_size / 1e3:,.0f} kB, {len(table):,} rows)")
 # it.
 
 # %%
-main = PartialState().is_main_process
+main = model.processes().is_main_process
 if write_onnx and main:
     apart = export.onnx(models, pixels, cfg.root / "model" / "model.onnx")
     print(f"{cfg.root / 'model' / 'model.onnx'}: at most {apart:.1g} from the model's own probabilities")

@@ -22,10 +22,11 @@ from bonelib.config import Config
 ROOT = Path(__file__).parents[1]
 JOB = """
 import json, resource, sys
-from bonelib import archive, predict, series
+from bonelib import archive, model, predict
 from bonelib.config import Config
 cfg = Config.from_json(sys.argv[1])
 archive.answers(cfg, predict.load(cfg.root), *archive.files(cfg.images), part=int(sys.argv[2]))
+print("processes", model.processes().num_processes)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)  # MiB, at most
 """
 
@@ -152,7 +153,8 @@ def whole_after_kills(cfg: Config, part: int, kills: list[int]) -> None:
         job.wait()
         assert not list(cfg.root.glob("answers/*/answers.csv"))
     kept = {p.name: p.stat().st_mtime_ns for p in cfg.root.glob("answers/*/part-*.csv")}
-    subprocess.run(command(cfg, part), env=ENV, check=True, capture_output=True, timeout=600)
+    done = subprocess.run(command(cfg, part), env=ENV, check=True, capture_output=True, text=True, timeout=600)
+    assert done.stdout.count("processes 2") == 2, "each takes its share, and no other"
     after = {p.name: p.stat().st_mtime_ns for p in cfg.root.glob("answers/*/part-*.csv")}
     assert kept.items() <= after.items() and len(after) > len(kept)
     table = pd.read_csv(next(cfg.root.glob("answers/*/answers.csv")), dtype=str, keep_default_na=False)
