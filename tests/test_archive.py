@@ -188,3 +188,16 @@ def test_ten_times_the_images_take_no_more_memory(run):
         peaks[count] = int(done.stdout.split()[-1])
     print(f"peak memory in MiB by number of images: {peaks}")
     assert peaks[5000] - peaks[500] < 30
+
+
+@pytest.mark.soak
+def test_notebook_under_torchrun_trains_one_model_and_shares_the_pictures(tiny, tmp_path):
+    settings = {"data": tiny, "run": tmp_path / "run", "cache": tmp_path / "cache", "backbone": "test_efficientnet"}
+    env = ENV | {f"BONELIB_{k.upper()}": str(v) for k, v in settings.items()} | {"BONELIB_SMOKE": "1"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    notebook = str(ROOT / "notebooks" / "05_predict.py")
+    done = subprocess.run([*launch, notebook], env=env, check=True, capture_output=True, text=True, timeout=1800)
+    assert done.stdout.count("holds no audit") == 1, "the second process finds what the first has made"
+    splits = pd.read_csv(tmp_path / "run" / "splits.csv")
+    (path,) = (tmp_path / "run").glob("answers/*/answers.csv")
+    assert pd.read_csv(path)["path"].tolist() == splits.loc[splits["split"] == "test", "path"].tolist()

@@ -50,9 +50,8 @@ def trained(tmp_path: Path) -> Config:
 
 def read_all(cfg: Config) -> None:
     """Every way in which a run folder is read; errors are let pass, as long as they have words."""
-    more = Config(**trainee.SETTINGS | {"epochs": 2}, run=cfg.run)
     readers = [lambda: model.load(cfg.root / "model"), lambda: report.write(cfg.root)]
-    for read in [*readers, lambda: train.train(more, *trainee.data(), cfg.root)]:
+    for read in [*readers, lambda: train.train(cfg, *trainee.data(), cfg.root)]:
         try:
             read()
         except Exception as error:
