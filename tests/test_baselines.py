@@ -100,3 +100,8 @@ def test_a_class_absent_from_training_gets_probability_zero():
     probs = baselines.regression(x, np.array([0, 1] * 10), x[:4])
     assert (probs[:, 2] == 0).all()
     assert probs.sum(1) == pytest.approx(1)
+
+
+def test_a_training_set_of_one_class_gives_that_class():
+    probs = baselines.regression(np.ones((4, 2)), np.array([1, 1, 1, 1]), np.ones((3, 2)))
+    assert probs.tolist() == [[0, 1, 0]] * 3

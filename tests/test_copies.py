@@ -136,6 +136,20 @@ def test_blank_pictures_are_no_copies():
     assert copies.find(np.zeros((3, 224, 224), np.uint8)).empty
 
 
+def test_pictures_without_any_detail_are_no_copies():
+    down, across = np.mgrid[0:224, 0:224].astype(np.uint8)
+    assert candidates.features(np.full((224, 224), 9, np.uint8))[0].shape == (0, 4)
+    assert candidates.turned(np.stack([np.full((224, 224), n, np.uint8) for n in (9, 99)]), np.arange(2)) == []
+    assert copies.find(np.stack([down, across // 2 + 50, np.full_like(down, 7)]), any_angle=True).empty
+
+
+def test_clusters_are_numbered_over_all_pictures(distinct):
+    x, y = distinct[0], distinct[1]
+    thumbs = np.stack([letterbox(p, 224) for p in (x, y, np.ascontiguousarray(x[:, ::-1]))])
+    number = copies.clusters(thumbs, files_of([x, y, x]), any_angle=False)
+    assert number[0] == number[2] != number[1]
+
+
 def test_clusters_are_closed_transitively():
     number = copies.joined(5, [(0, 1), (3, 1)])
     assert len({number[0], number[1], number[3]}) == 1

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from bonelib import card, evaluation, metrics, page, report, verdict
+from bonelib import card, evaluation, explain, metrics, page, report, verdict
 from bonelib.config import CLASSES
 from tests.test_metrics import predictions
 
@@ -181,6 +181,33 @@ def test_images_left_after_every_exclusion_stand_in_report_and_card(run):
         assert f"<td>{step}</td><td>{left}</td>" in html and f"| {step} | {left} |" in card_
     (run / "audit.json").write_text(json.dumps({"flow": {"found": 7, "unique": 6}}))
     assert "<td>unique</td><td>6</td>" in report.write(run).read_text("utf-8")
+
+
+def test_subgroups_prevalence_and_what_is_odd_are_shown(run):
+    table = pd.read_csv(run / "predictions.csv")
+    paths = table["path"].unique()
+    site = pd.DataFrame({"path": paths, "site": np.where(np.arange(len(paths)) % 2, "north & south", "east")})
+    m = evaluation.evaluate(table, metadata=site, prevalence=[0.5, 0.3, 0.2], resamples=60)
+    m["calibration"]["plain"]["temperature"] = 20.0
+    m["calibration"]["plain"]["after"]["log_loss"] = 9.0
+    (run / "metrics.json").write_text(json.dumps(m))
+    auroc = {"value": 0.5, "low": 0.4, "high": 0.6}
+    found = {"corners_only": {"auroc": auroc}, "no_heat": "no map"}
+    (run / "explain.json").write_text(json.dumps(found | {"verdict": explain.sentences(found)}))
+    Image.new("L", (8, 8)).save(run / "figures" / "mine.png")
+    html = report.write(run).read_text("utf-8")
+    assert "<td>north &amp; south</td>" in html and "Where the prevalence is Normal 50%, Osteopenia 30%" in html
+    assert "It lies at the end of its range" in html and "it made the probabilities worse" in html
+    assert (
+        "No heat maps: no map." in html and "Shown the corners alone, without the bone, the model is at a loss" in html
+    )
+    assert "whether an image model was needed is unknown" in html
+    assert '<h2>More figures</h2><img alt="mine"' in html
+
+
+def test_an_object_that_is_no_table_is_shown_as_text():
+    assert page.tree([1, 2, 3]) == "<p>1, 2, 3</p>"
+    assert "and 5 more" in page.tree([{"a": i} for i in range(25)])
 
 
 def test_the_spread_over_folds_and_seeds_is_shown(run):
