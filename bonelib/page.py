@@ -29,7 +29,7 @@ td small{display:block;color:#555;white-space:nowrap;font-size:.72rem}
 @media print{body{max-width:none;font-size:10pt;padding:0}h1,h2,h3{break-after:avoid}h2{margin-top:1.4rem}
 img,tr,p{break-inside:avoid}p,thead,tbody tr:nth-child(-n+3){break-after:avoid}
 tbody tr:nth-last-child(-n+2){break-before:avoid}img{max-width:12.5cm;max-height:17cm}.wide{overflow:visible}
-td small{display:inline;padding-left:.4rem}}
+td small{display:inline;padding-left:.4rem}summary{list-style:none}details::details-content{content-visibility:visible}}
 """
 LABELS = {"auroc": "AUROC", "ece": "ECE", "ppv": "PPV", "npv": "NPV", "macro_f1": "macro-F1",
           "weighted_f1": "weighted F1", "class_auroc": "AUROC", "tta": "with TTA", "brier": "Brier score"}  # fmt: skip

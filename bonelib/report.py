@@ -56,7 +56,8 @@ def _data(held: dict[str, Any]) -> str:
     out = (out or absent("no catalog.csv and no splits.csv in this run")) + _drawn(held, "data")
     if not held["audit"]:
         return out + absent("no audit of copies, conflicts and shortcuts (audit.json) in this run")
-    return out + f"<details><summary>What the audit found</summary>{page.tree(held['audit'])}</details>"
+    found = {k: v for k, v in held["audit"].items() if k != "flow"}
+    return out + f"<details><summary>What the audit found</summary>{page.tree(found)}</details>"
 
 
 def _figures(held: dict[str, Any]) -> str:
