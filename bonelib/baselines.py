@@ -15,6 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from bonelib.config import CLASSES
+from bonelib.metrics import PROBS
 
 CATALOG = {
     "path", "label", "patient", "width", "height", "format", "bytes", "sha256", "pixels", "status", "group", "issues",
@@ -114,8 +115,5 @@ def predict(splits: pd.DataFrame, images: NDArray[Any], catalog: pd.DataFrame | 
         probs["metadata_image"] = regression(both[0], y[train], both[1])
     probs |= {name: regression(x[train], y[train], x[test]) for name, x in features.items()}
     rows = splits.iloc[test][["path", "label", "group"]].reset_index(drop=True)
-    named = [
-        rows.assign(baseline=name, **dict(zip(["p_" + c.lower() for c in CLASSES], p.T, strict=True)))
-        for name, p in probs.items()
-    ]
+    named = [rows.assign(baseline=name, **dict(zip(PROBS, p.T, strict=True))) for name, p in probs.items()]
     return pd.concat(named, ignore_index=True)

@@ -15,6 +15,7 @@ from scipy.sparse.csgraph import connected_components
 
 from bonelib.candidates import Box, Candidate, each, turned, upright
 from bonelib.compare import SAME, Texture, align, describe
+from bonelib.images import frame
 
 ANY_ANGLE = 20_000  # pictures up to which copies at any angle are sought: their points must fit into memory
 
@@ -51,13 +52,6 @@ def find(thumbs: Array, files: pd.DataFrame | None = None, any_angle: bool | Non
 def blank(thumb: Array) -> bool:
     """Whether a picture is of one grey."""
     return bool(np.ptp(thumb[::2, ::2]) <= 8)
-
-
-def frame(width: int, height: int, side: int) -> Box:
-    """Where a letterboxed picture lies in its thumb: top, bottom, left, right."""
-    h, w = (max(1, round(n * side / max(width, height))) for n in (height, width))
-    top, left = (side - h) // 2, (side - w) // 2
-    return top, top + h, left, left + w
 
 
 def joined(n: int, links: Iterable[tuple[int, int]]) -> Array:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from bonelib import images
 from bonelib.candidates import each
-from bonelib.copies import blank, frame
+from bonelib.copies import blank
 
 SUFFIXES = {"PNG": {".png"}, "JPEG": {".jpg", ".jpeg"}, "TIFF": {".tif", ".tiff"}, "BMP": {".bmp"}}
 MOST = 1024  # pixels a side that are looked at for colour
@@ -49,7 +49,7 @@ def defects(rows: pd.DataFrame, thumbs: NDArray[Any], overlay: NDArray[Any]) -> 
 
     def seen(i: int) -> set[str]:
         row = rows.iloc[i]
-        top, bottom, left, right = frame(row["width"], row["height"], thumbs.shape[1])
+        top, bottom, left, right = images.frame(row["width"], row["height"], thumbs.shape[1])
         picture = thumbs[i][top:bottom, left:right]
         if blank(picture):
             return {"blank"}

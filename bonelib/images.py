@@ -89,16 +89,21 @@ def stretched(deep: NDArray[Any]) -> Grey:
 
 def letterbox(grey: Grey, size: int) -> Grey:
     """(size, size) uint8: the whole picture, its aspect kept, centred on black."""
-    height, width = grey.shape
-    scale = size / max(height, width)
-    h, w = max(1, round(height * scale)), max(1, round(width * scale))
-    if (h, w) != grey.shape:
-        way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        grey = np.asarray(cv2.resize(grey, (w, h), interpolation=way), np.uint8)
+    top, bottom, left, right = frame(grey.shape[1], grey.shape[0], size)
+    shape = bottom - top, right - left
+    if shape != grey.shape:
+        way = cv2.INTER_AREA if size < max(grey.shape) else cv2.INTER_LINEAR
+        grey = np.asarray(cv2.resize(grey, shape[::-1], interpolation=way), np.uint8)
     out = np.zeros((size, size), np.uint8)
-    top, left = (size - h) // 2, (size - w) // 2
-    out[top : top + h, left : left + w] = grey
+    out[top:bottom, left:right] = grey
     return out
+
+
+def frame(width: int, height: int, side: int) -> tuple[int, int, int, int]:
+    """Where a picture lies in its letterbox: top, bottom, left, right."""
+    h, w = (max(1, round(n * side / max(width, height))) for n in (height, width))
+    top, left = (side - h) // 2, (side - w) // 2
+    return top, top + h, left, left + w
 
 
 def cache(root: str | Path, paths: Sequence[str], size: int, folder: str | Path) -> tuple[NDArray[Any], pd.DataFrame]:

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from bonelib.config import CLASSES
+from bonelib.metrics import PROBS
 from bonelib.verdict import NAMES
 
 PALETTE = dict(zip(CLASSES, ("#648FFF", "#FFB000", "#DC267F"), strict=True))  # colour-blind-safe: blue, gold, magenta
@@ -231,7 +232,7 @@ def comparison(metrics: dict[str, Any], figures: Sequence[str] = ("auroc", "macr
 
 def gallery(images: Sequence[NDArray[Any]], rows: pd.DataFrame, title: str, columns: int = 3) -> Figure:
     """Test images (rows of predictions.csv): true class as the frame's colour, call and probability in the caption."""
-    probs = rows[["p_" + c.lower() for c in CLASSES]].to_numpy()
+    probs = rows[PROBS].to_numpy()
     called = [CLASSES[c] for c in probs.argmax(1)]
     names = [p if len(p := str(path).rsplit("/", 1)[-1]) <= 26 else p[:12] + "…" + p[-13:] for path in rows["path"]]
     told = zip(names, rows["label"], called, probs.max(1), strict=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from bonelib import artifact, card, evaluation, page, verdict
+from bonelib import artifact, card, evaluation, metrics, page, verdict
 from bonelib.config import CLASSES
 from bonelib.page import absent, paragraph, table
 
@@ -148,7 +148,7 @@ def _failures(held: dict[str, Any]) -> str:
         return absent("no predictions.csv in this run")
     out, head = "", ("image", "true, called", "probabilities")
     for title, rows in evaluation.failures(held["predictions"]).items():
-        probs = rows[["p_" + c.lower() for c in CLASSES]].to_numpy()
+        probs = rows[metrics.PROBS].to_numpy()
         said = [" / ".join(f"{v:.0%}" for v in p) for p in probs]  # in class order
         calls = rows["label"] + ", called " + rows["called"]
         cells = zip(rows["path"], calls, said, strict=True)

@@ -14,8 +14,8 @@ from sklearn.preprocessing import StandardScaler
 from bonelib import baselines, metrics
 from bonelib.candidates import trim
 from bonelib.config import CLASSES
-from bonelib.copies import frame
 from bonelib.folds import deal
+from bonelib.images import frame
 
 FOLDS = 5
 MOST = 4000  # images looked at: more don't move the figure

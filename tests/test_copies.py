@@ -121,12 +121,12 @@ def test_a_copy_is_described_in_words(distinct):
     made = [np.ascontiguousarray(y) for y in (x, x[:, ::-1], np.rot90(x), tone(x, 0.6), jpeg(x, 80))]
     thumbs = [letterbox(y, 224) for y in made]
     textures = [
-        compare.Texture(t, copies.frame(y.shape[1], y.shape[0], 224)) for t, y in zip(thumbs, made, strict=True)
+        compare.Texture(t, images.frame(y.shape[1], y.shape[0], 224)) for t, y in zip(thumbs, made, strict=True)
     ]
     rng = np.arange(2)
     said = []
     for k in range(1, 5):
-        frames = [copies.frame(y.shape[1], y.shape[0], 224) for y in (made[0], made[k])]
+        frames = [images.frame(y.shape[1], y.shape[0], 224) for y in (made[0], made[k])]
         best = candidates.upright(np.stack([thumbs[0], thumbs[k]]), frames, rng)[0]
         said.append(compare.describe(textures[0], textures[k], best.start))
     assert said == ["mirrored", "turned 90°", "exposure changed", "exported again"]
