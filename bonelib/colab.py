@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bonelib import catalog, fetch, model, predict
+from bonelib import artifact, catalog, fetch, model, predict
 from bonelib.config import Config
 from bonelib.mirror import Mirror
 
@@ -92,8 +92,7 @@ def _remembered(run: Path, form: dict[str, Any]) -> dict[str, Any]:
     if taken := {k: v for k, v in earlier.items() if k not in given}:
         print("as in the forms before:", ", ".join(f"{k} {v}" for k, v in taken.items()))
     if kept := {k: v for k, v in (earlier | given).items() if k not in ("run", "images")}:
-        run.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(kept))
+        artifact.write(path, json.dumps(kept))
     return earlier | given
 
 
