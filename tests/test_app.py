@@ -38,7 +38,8 @@ def ask(served):
     from gradio_client import Client, handle_file
 
     client = Client(served[0].local_url, verbose=False, analytics_enabled=False)
-    return lambda path: client.predict(handle_file(path), api_name="/ask")[0]
+    yield lambda path: client.predict(handle_file(path), api_name="/ask")[0]
+    client.close()
 
 
 def title(html: str) -> str:
