@@ -1,5 +1,6 @@
 """A folder of any size becomes one table in which every image stands once, whatever is killed on the way."""
 
+import contextlib
 import json
 import os
 import random
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -136,6 +138,17 @@ def test_without_new_images_the_test_split_is_answered(trained):
         series.unseen(replace(trained, images="nowhere"))
     with pytest.raises(catalog.DataError, match="another run folder"):
         series.unseen(replace(trained, data="sample"))
+
+
+def test_pictures_uploaded_on_colab_are_what_is_asked_about(run, monkeypatch, tmp_path):
+    cells = json.loads((ROOT / "notebooks" / "05_predict.ipynb").read_text())["cells"]
+    (cell,) = ("".join(c["source"]) for c in cells if "files.upload()" in "".join(c["source"]))
+    files = types.SimpleNamespace(upload=lambda: fill(Path(), 1))  # Colab's saves to the working directory
+    monkeypatch.setitem(sys.modules, "google.colab", types.SimpleNamespace(files=files))
+    monkeypatch.chdir(tmp_path)
+    known = {"sys": sys, "Path": Path, "contextlib": contextlib, "replace": replace, "cfg": run, "upload": True}
+    exec(cell, known)
+    assert archive.files(known["cfg"].images)[1] == ["0/0.png"] and Path.cwd() == tmp_path
 
 
 def whole_after_kills(cfg: Config, part: int, kills: list[int]) -> None:
