@@ -36,9 +36,13 @@ class Question:
 @functools.cache
 def process(name: str) -> ProcessPoolExecutor:
     """A process for one of several ways, through all rounds: what one changes of memory or threads must not reach another."""
-    # a fork would inherit what this process has changed; its own workers fork
-    fresh = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(1, fresh, initializer=multiprocessing.set_start_method, initargs=("fork", True))
+    # a fork would inherit what this process has changed
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_workers_fork)
+
+
+def _workers_fork() -> None:
+    """As they do for a user; a spawned process would spawn them."""
+    multiprocessing.set_start_method("fork", force=True)
 
 
 def machine() -> dict[str, Any]:
