@@ -48,7 +48,7 @@ def ways(size: str, backbone: str, kept: str) -> dict[str, Callable[[], object]]
     folder = pictures.folder("png", rows, shrink)
     paths, labels = files(folder)
     pixels, _ = images.cache(folder, paths, at, kept)
-    net, kind = model.build(cfg).to(on).eval(), model.precision(cfg, on)
+    net, kind = model.folded(model.build(cfg), at).to(on), model.precision(cfg, on)
     trainer = plain.Trainer(plain.model(backbone, cfg.freeze, on).eval(), on)
     drawn = plain.Pictures([folder / p for p in paths], labels, plain.policy(at))
     order = np.arange(rows)

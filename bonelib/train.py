@@ -157,7 +157,7 @@ def _train(
             raise DivergedError(f"the loss became {loss_sum} in epoch {epoch + 1}: lower lr (now {cfg.lr:g})")
         row = {
             "epoch": epoch + 1, "lr": max(g["lr"] for g in optimizer.param_groups), "train_loss": loss_sum / seen,
-            "train_accuracy": right / seen, **_validate(judged, pixels, labels, val, cfg, kind, accelerator),
+            "train_accuracy": right / seen, **_validate(judged, pixels, labels, val, cfg, accelerator),
             "seconds": seconds, "images_per_second": seen / seconds, "data_wait": waited / seconds,
         }  # fmt: skip
         better = _is_better(row, state["best"])
@@ -188,11 +188,12 @@ def _train(
 
 
 def _validate(
-    net: torch.nn.Module, pixels: NDArray[Any], labels: NDArray[np.int64], rows: NDArray[np.int64], cfg: Config, kind: str,
+    net: torch.nn.Module, pixels: NDArray[Any], labels: NDArray[np.int64], rows: NDArray[np.int64], cfg: Config,
     accelerator: Accelerator,
 ) -> dict[str, float]:  # fmt: skip
     """Figures on the validation rows; each process predicts its share of them, and each row counts once."""
     mine = rows[accelerator.process_index :: accelerator.num_processes]
+    kind = model.precision(cfg, accelerator.device)  # as prediction will have it
     out = model.logits(net, loader.plain(pixels, mine, cfg.batch_size), kind, accelerator.device)
     shares = gather_object([(mine, out)])
     order = np.argsort(np.concatenate([s[0] for s in shares]))

@@ -95,8 +95,39 @@ def test_saved_model_predicts_the_same(tmp_path):
     model.amend(tmp_path, temperature=1.5)
     again, meta = model.load(tmp_path)
     first, second = (model.logits(n, [PICTURES], "no", torch.device("cpu")) for n in (net, again))
-    assert np.array_equal(first, second) and (meta["epoch"], meta["temperature"]) == (3, 1.5)
+    assert np.allclose(first, second, atol=1e-6) and (meta["epoch"], meta["temperature"]) == (3, 1.5)
     assert set(load_file(tmp_path / "model.safetensors")) == set(net.state_dict())
+
+
+def norms(net: torch.nn.Module) -> list[torch.nn.BatchNorm2d]:
+    return [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+
+
+@torch.no_grad()
+def uneven(net: model.Net) -> model.Net:
+    """As after training: no two channels are normalised alike."""
+    for norm in norms(net):
+        for values in (norm.running_var, norm.weight):
+            values.uniform_(0.5, 1.5)
+        for values in (norm.running_mean, norm.bias):
+            values.uniform_(-0.3, 0.3)
+    return net.eval()
+
+
+@pytest.mark.parametrize(("backbone", "left"), [("test_efficientnet", 0), ("resnet18", 0), ("resnetv2_50", 17)])
+def test_folded_net_answers_the_same_with_fewer_norms(backbone, left):
+    net = uneven(model.build(Config(backbone=backbone, pretrained=False)))
+    out = model.folded(net, 64)
+    first, second = (model.logits(n, [PICTURES], "no", torch.device("cpu")) for n in (net, out))
+    assert np.abs(first - second).max() < 1e-4 * np.ptp(first) and len(norms(out)) == left < len(norms(net))
+
+
+def test_net_in_which_a_convolution_feeds_more_than_its_norm_stays_as_it_is():
+    net = uneven(model.build(Config(**SMALL)))
+    first = net.backbone.conv_stem
+    first.register_forward_hook(lambda _, given, out: setattr(first, "last", out))
+    net.backbone.bn1.register_forward_hook(lambda _, given, out: out + first.last)
+    assert model.folded(net, 64) is net
 
 
 def test_folder_without_a_model_says_so(tmp_path):
