@@ -4,7 +4,7 @@ python benchmarks/bench_tta.py [--rounds 3] [--backbone efficientnet_b3]
 
 The plain way opens each file ten times and runs one picture at a time. ttach takes the same batches as bonelib; its ten
 views are mirroring times five brightnesses, cheaper to make than turned and zoomed ones. «ttach on bonelib's model» tells
-the views' share from the model's.
+the views' share from the model's. bonelib's pictures lie decoded in the cache that training left, whatever the files are.
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ from bonelib.config import VIEWS, Config
 
 GPU = torch.cuda.is_available()
 SIZES = {
-    "full": {"rows": 320 if GPU else 24, "at": 300, "batch": 32, "shrink": 1},
+    "full": {"rows": 320 if GPU else 16, "at": 300, "batch": 32, "shrink": 1},
     "toy": {"rows": 6, "at": 32, "batch": 10, "shrink": 8},
 }
-TITLE = "ten views of test-time augmentation"
-QUESTIONS = {TITLE: Question("images/s", {"plain": 15 if GPU else 3, "ttach": 1.2})}
+TITLES = {"png": "ten views, 224 px PNG", "jpeg": "ten views, large JPEG"}
+AT_LEAST = {"plain": 15 if GPU else 3}
+QUESTIONS = {
+    TITLES["png"]: Question("images/s", {**AT_LEAST, "ttach": 1.2}), TITLES["jpeg"]: Question("images/s", AT_LEAST),
+}  # fmt: skip
 
 
 def wrapped(net: torch.nn.Module) -> torch.nn.Module:
@@ -40,12 +43,12 @@ def wrapped(net: torch.nn.Module) -> torch.nn.Module:
     return ttach.ClassificationTTAWrapper(net, ttach.Compose(steps))
 
 
-def ways(size: str, backbone: str, kept: str) -> dict[str, Callable[[], object]]:
+def ways(size: str, backbone: str, files_are: str, kept: str) -> dict[str, Callable[[], object]]:
     """Each way to predict every picture in ten views, ready to be timed."""
     rows, at, batch, shrink = SIZES[size].values()
     on = plain.DEVICE
     cfg = Config(backbone=backbone, pretrained=False, image_size=at)
-    folder = pictures.folder("png", rows, shrink)
+    folder = pictures.folder(files_are, rows, shrink)
     paths, labels = files(folder)
     pixels, _ = images.cache(folder, paths, at, kept)
     net, kind = model.folded(model.build(cfg), at).to(on), model.precision(cfg, on)
@@ -77,12 +80,14 @@ def ways(size: str, backbone: str, kept: str) -> dict[str, Callable[[], object]]
     return out
 
 
-def rate(name: str, size: str, backbone: str) -> float:
+def rate(name: str, size: str, backbone: str, files_are: str) -> float:
     """Images a second."""
     if "bonelib" in name:
         model.device()  # which sets up the memory
     with tempfile.TemporaryDirectory() as kept:
-        run = ways(size, backbone or ("efficientnet_b3" if size == "full" else "test_efficientnet"), kept)[name]
+        run = ways(size, backbone or ("efficientnet_b3" if size == "full" else "test_efficientnet"), files_are, kept)[
+            name
+        ]
         if GPU:
             run()  # cuDNN chooses its kernels
         began = time.perf_counter()
@@ -91,12 +96,15 @@ def rate(name: str, size: str, backbone: str) -> float:
 
 
 def measure(size: str = "full", backbone: str = "") -> Round:
-    names = ["bonelib", "bonelib, one view", "plain"]
+    names = {"png": ["bonelib", "bonelib, one view", "plain"], "jpeg": ["bonelib", "plain"]}
     if importlib.util.find_spec("ttach"):
-        names += ["ttach", "ttach on bonelib's model"]
+        names["png"] += ["ttach", "ttach on bonelib's model"]
     else:
         print("ttach: not installed")
-    return {TITLE: {name: process(name).submit(rate, name, size, backbone).result() for name in names}}
+    return {
+        TITLES[kind]: {name: process(name).submit(rate, name, size, backbone, kind).result() for name in names[kind]}
+        for kind in TITLES
+    }
 
 
 if __name__ == "__main__":
