@@ -85,7 +85,7 @@ def test_the_largest_of_a_set_of_copies_is_kept_then_the_file_of_most_bytes_then
     table, grey = made(
         9, status=["ok"] * 4 + ["empty"] + ["ok"] * 4, width=[300, 224, 150, 200, 9, 200, 224, 224, 224],
         height=[200, 224, 200, 310, 9, 150, 224, 224, 224], bytes=[9, 99, 10, 9, 9, 11, 8, 8, 8],
-        label=["Normal"] * 3 + ["Osteopenia"] + ["Normal"] * 5,
+        label=["Normal"] * 3 + ["Osteopenia"] + ["Normal"] * 5, format=["PNG", "JPEG"] + ["PNG"] * 7, group="stale",
     )  # fmt: skip
     done, findings = audit.audit(table, grey, Config(), Path())
     assert findings["clusters"] == [
@@ -97,12 +97,13 @@ def test_the_largest_of_a_set_of_copies_is_kept_then_the_file_of_most_bytes_then
          "confidence": 0.9, "conflict": False},
     ]  # fmt: skip
     assert findings["conflicts"] == findings["clusters"][1:2]
-    assert findings["defects"] == {"unreadable": ["e.png"]}
+    assert findings["defects"] == {"extension": ["b.png"], "unreadable": ["e.png"]}
     both = "conflict;copy"
-    assert done["issues"].tolist() == [both, both, "copy", "conflict", "unreadable", "", "", "", "copy"]
+    assert done["issues"].tolist() == [both, f"{both};extension", "copy", "conflict", "unreadable", "", "", "", "copy"]
     assert done["group"].tolist() == ["g00000"] * 2 + ["g00001", "g00000", "", "g00001", "g00002", "g00003", "g00003"]
     assert findings["flow"] == {"found": 9, "readable": 8, "unique": 4, "unconflicted": 3, "used": 3}
-    assert table["issues"].eq("").all(), "the given table stays as it is"
+    assert table["issues"].eq("").all() and table["group"].eq("stale").all(), "the given table stays as it is"
+    assert list(done) == list(table)
 
 
 def test_what_is_found_is_told_in_full(monkeypatch):
@@ -128,6 +129,7 @@ def test_what_is_found_is_told_in_full(monkeypatch):
     assert np.array_equal(asked["measured"][0], np.delete(grey, 1, 0))
     assert asked["measured"][1].tolist() == (np.delete(np.arange(9), 1) / 8).tolist()
     seen, labels, groups, seed = asked["suspects"]
+    assert list(seen) == ["path"], "the number of a row is no shortcut"
     assert (seen["path"].tolist(), list(seen.index), seed) == (used, list(range(8)), 5)
     assert (labels.tolist(), list(labels.index)) == (["Normal"] * 7 + ["Osteopenia"], list(range(8)))
     assert (groups.tolist(), list(groups.index)) == (["g00000", *(f"g0000{i}" for i in range(2, 9))], list(range(8)))

@@ -296,6 +296,19 @@ def test_a_read_out_without_positives_or_negatives_is_not_defined():
             assert held[name] == {"value": None, "low": None, "high": None}
 
 
+def test_one_healthy_patient_is_enough_to_ask_for_a_specificity():
+    scores = np.array([0.9, 0.8, 0.7, 0.2, 0.5])
+    probs, y = np.stack([1 - scores, np.zeros(5), scores], 1), np.array([2, 2, 2, 2, 0])
+    held = metrics.intervals(y, probs, np.arange(5), resamples=30)["binary"]
+    assert held["osteoporosis vs rest: sensitivity at 90% specificity"]["value"] == pytest.approx(3 / 4)
+
+
+def test_what_a_model_says_in_single_precision_is_summed_up_in_double():
+    y, probs, _ = draw(np.random.default_rng(19))
+    single = probs.astype(np.float32)
+    assert metrics.figures(y, single) == metrics.figures(y, single.astype(float))
+
+
 def test_a_thousand_resamples_of_seed_zero_are_drawn_unless_asked_otherwise():
     y, probs, group = draw(np.random.default_rng(18), 9)
     assert metrics.intervals(y, probs, group) == metrics.intervals(y, probs, group, resamples=1000, seed=0)
