@@ -21,10 +21,12 @@ NAMES = (
     "{evil}%s",
     "n" * 200,
 )
-STAGES = {  # notebook: which of its calls Ctrl-C falls into
-    "01_explore": ("images.letterbox", 2),
-    "03_train": ("checkpoint.save_file", 3),  # while the second epoch's checkpoint is written
-    "04_evaluate": ("metrics.intervals", 1),
+STAGES = {  # notebook: which of its calls Ctrl-C falls into, and what its rerun leaves
+    "01_explore": ("images.letterbox", 2, "audit.json"),
+    "02_balance": ("split.split", 1, "figures/views.png"),
+    "03_train": ("checkpoint.save_file", 3, "model/config.json"),  # while the second epoch's checkpoint is written
+    "04_evaluate": ("metrics.intervals", 1, "report.html"),
+    "05_predict": ("archive._write", 1, "answers/*/answers.csv"),
 }
 
 
@@ -65,8 +67,8 @@ def run(folder: Path) -> Whole:
     hostile(whole.data)
     settings = {"data": str(whole.data), "run": str(whole.run), "cache": str(whole.cache), "smoke": "1"}
     settings |= {"backbone": "test_efficientnet"}
-    for name, slow in STAGES.items():
-        one = Apart(folder / f"{name}.cut", notebook, name, settings, slow)
+    for name, (call, nth, _) in STAGES.items():
+        one = Apart(folder / f"{name}.cut", notebook, name, settings, (call, nth))
         one.until("HELD")
         one.interrupt()
         whole.cut[name] = one.wait(60), one.said
