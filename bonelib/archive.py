@@ -20,7 +20,7 @@ import pandas as pd
 from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 
-from bonelib import catalog, dicom, images, inputs, model, predict
+from bonelib import artifact, catalog, dicom, images, inputs, model, predict
 from bonelib.config import Config
 
 PART = 256  # images that a file of results holds: what a kill may cost, and what is decoded ahead
@@ -128,8 +128,9 @@ def _whole(file: Path, names: Sequence[str]) -> bool:
 
 def _write(table: pd.DataFrame, file: Path) -> None:
     aside = _aside(file)
-    table.to_csv(aside, index=False, float_format="%.6f")
-    aside.replace(file)
+    with artifact.told(file, aside):
+        table.to_csv(aside, index=False, float_format="%.6f")
+        aside.replace(file)
 
 
 def _aside(file: Path) -> Path:
@@ -140,7 +141,7 @@ def _aside(file: Path) -> Path:
 def _merge(parts: Sequence[Path], out: Path) -> None:
     """One table of all parts, copied through without being held; what killed processes left beside them goes."""
     aside = _aside(out)
-    with aside.open("wb") as merged:
+    with artifact.told(out, aside), aside.open("wb") as merged:
         for i, part in enumerate(parts):
             with part.open("rb") as lines:
                 header = lines.readline()

@@ -60,6 +60,7 @@ import numpy as np
 import pandas as pd
 
 from bonelib import baselines, colab, evaluation, explain, model, plots, predict, report, series, split, verdict
+from bonelib.artifact import write
 from bonelib.config import CLASSES
 from bonelib.copies import clusters
 
@@ -110,7 +111,7 @@ print("\n".join(leaks) or "none does")
 # %%
 parts = [predict.held_out(m[0], t[1], t[2], t[0]) for m, t in zip(models, trainings, strict=True)]
 predictions = series.pooled(cfg, parts, trainings)
-predictions.to_csv(cfg.root / "predictions.csv", index=False)
+write(cfg.root / "predictions.csv", predictions.to_csv(index=False))
 predictions.head()
 
 # %%
@@ -134,7 +135,7 @@ options = {"priors": split.priors(splits), "resamples": cfg.resamples, "seed": c
 options |= {"cost": np.reshape(cfg.cost, (3, 3)) if cfg.cost else None, "prevalence": cfg.prevalence or None}
 metrics = evaluation.evaluate(predictions, simple, metadata, **options)
 metrics |= {"test_reads": reads, "leaks": leaks}
-(cfg.root / "metrics.json").write_text(json.dumps(metrics, indent=2))
+write(cfg.root / "metrics.json", json.dumps(metrics, indent=2))
 learnt = {
     "temperature": metrics["calibration"]["plain"]["temperature"],
     "threshold": metrics["selective"]["plain"]["threshold"],
@@ -239,7 +240,7 @@ galleries["most confident errors"]
 net, meta = models[0]
 held_out = np.flatnonzero(splits["split"] == "test")
 found = explain.explain(net, pixels[held_out], splits.iloc[held_out], seed=cfg.seed)
-(cfg.root / "explain.json").write_text(json.dumps(found, indent=2))
+write(cfg.root / "explain.json", json.dumps(found, indent=2))
 print("\n".join(found["verdict"]))
 
 # %%
