@@ -2,6 +2,8 @@
 
 import pickle
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +16,17 @@ from bonelib.config import Config
 PIXELS = np.random.default_rng(0).integers(0, 255, (20, 32, 32), dtype=np.uint8)
 LABELS = np.arange(20) % 3
 COUNTS = np.array([2, 1, 0, 3] * 5)
+CPU = torch.device("cpu")
 
 
 def epochs(*numbers: int, workers: int = 0, rank: int = 0, world: int = 1) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """The batches of these epochs, all from one loader."""
     cfg = Config(image_size=32, batch_size=4, workers=workers)
     draws = loader.Draws(COUNTS, 4, cfg.seed, rank, world)
-    batches = loader.training(cfg, PIXELS, LABELS, draws, augment.policy(cfg), torch.device("cpu"))
+    batches = loader.training(cfg, PIXELS, LABELS, draws, augment.policy(cfg), CPU)
     out = []
     for draws.epoch in numbers:
-        out += list(batches)
+        out += [(pictures.clone(), labels) for pictures, labels in batches]  # a worker fills its places anew
     return out
 
 
@@ -33,6 +36,21 @@ def test_epochs_are_the_same_with_any_number_of_workers_and_from_any_start():
     for workers in (0, 1, 4):
         for (a, y), (b, z) in zip(alone, epochs(3, 4, workers=workers), strict=True):
             assert torch.equal(a, b) and torch.equal(y, z)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batch_stays_as_it_is_while_workers_run_ahead_and_the_next_is_asked_for(workers):
+    cfg = Config(image_size=32, batch_size=2, workers=workers)
+    pixels, labels = np.tile(PIXELS, (3, 1, 1)), np.tile(LABELS, 3)
+    draws = loader.Draws(np.ones(60, int), 2, cfg.seed)
+    expected = list(loader.training(replace(cfg, workers=0), pixels, labels, draws, augment.policy(cfg), CPU))
+    last = None
+    for i, (pictures, _) in enumerate(loader.training(cfg, pixels, labels, draws, augment.policy(cfg), CPU)):
+        time.sleep(0.02)  # time enough to fill every place that is free
+        assert torch.equal(pictures, expected[i][0]) and (last is None or torch.equal(last, expected[i - 1][0]))
+        last = pictures
+    assert i == 29
 
 
 @pytest.mark.parametrize("workers", [0, 1])
