@@ -3,8 +3,7 @@
 python benchmarks/bench_loading.py [--rounds 3] [--size toy] [--jpeg FOLDER] [--png FOLDER]
 
 1,000 files at 300 px with two workers, and in the main process alone. The first epoch begins before anything is decoded.
-All but bonelib read 500 of the large ones, and those that keep nothing, to whom all epochs are alike, at most 6 s of
-them, to save time. bonelib hands over uint8 that the model scales, the others scaled floats.
+All but bonelib read 500 of them, and those that keep nothing, to whom all epochs are alike, for 4 s at most, to save time. bonelib hands over uint8 that the model scales, the others scaled floats.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ SIZES = {
     "toy": {"rows": 12, "at": 32, "seconds": 0.0, "shrink": 8},
 }
 OURS = ("bonelib", "plain")  # what needs no peer
-GLANCE = 6.0  # seconds: all epochs are alike for a peer that keeps nothing
+GLANCE = 4.0  # seconds: all epochs are alike for a peer that keeps nothing
 QUESTIONS = {
     "later epochs, large JPEG": Question("images/s", {"plain": 20, "best peer": 5}),
     "later epochs, 224 px PNG": Question("images/s", {"plain": 7, "best peer": 7}),
@@ -63,14 +62,14 @@ def measure(size: str = "full", jpeg: str = "", png: str = "") -> Round:
     """One round: every loader that is installed, one after the other."""
     rows, at, seconds, shrink = SIZES[size].values()
     two, alone = (Load(at, min(32, rows // 2), workers) for workers in (2, 0))
-    small = pictures.folder("png", rows, shrink, png)
     out: Round = {question: {} for question in QUESTIONS}
     for name in LOADERS:
         package = name.split()[0].lower()
         if name not in OURS and not importlib.util.find_spec(package):
             print(f"{name}: not installed")
             continue
-        large = pictures.folder("jpeg", rows if name == "bonelib" else rows // 2, shrink, jpeg)
+        few = rows if name == "bonelib" else rows // 2
+        large, small = (pictures.folder(*kind) for kind in (("jpeg", few, shrink, jpeg), ("png", few, shrink, png)))
         run = ready(name).submit
         for folder, words in ((large, "large JPEG"), (small, "224 px PNG")):
             first, later = run(rates, name, folder, two, seconds).result()

@@ -26,7 +26,7 @@ from bonelib.config import VIEWS, Config
 
 GPU = torch.cuda.is_available()
 SIZES = {
-    "full": {"rows": 320 if GPU else 16, "at": 300, "batch": 32, "shrink": 1},
+    "full": {"rows": 320 if GPU else 12, "at": 300, "batch": 32, "shrink": 1},
     "toy": {"rows": 6, "at": 32, "batch": 10, "shrink": 8},
 }
 TITLES = {"png": "ten views, 224 px PNG", "jpeg": "ten views, large JPEG"}
