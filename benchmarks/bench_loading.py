@@ -3,7 +3,8 @@
 python benchmarks/bench_loading.py [--rounds 3] [--size toy] [--jpeg FOLDER] [--png FOLDER]
 
 1,000 files at 300 px with two workers, and in the main process alone. The first epoch begins before anything is decoded.
-All but bonelib read 500 of them, and those that keep nothing, to whom all epochs are alike, for 4 s at most, to save time. bonelib hands over uint8 that the model scales, the others scaled floats.
+All but bonelib read 500 of them, and those that keep nothing, to whom all epochs are alike, for 4 s at most, to save
+time. bonelib hands over uint8 that the model scales, the others scaled floats.
 """
 
 from __future__ import annotations
