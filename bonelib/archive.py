@@ -40,13 +40,23 @@ def files(place: str | Path) -> tuple[Path, list[str]]:
         raise ArchiveError(
             f"images = {str(place)!r}: found nothing there from {Path.cwd()}; expected a picture or a folder"
         )
-    found = [p.relative_to(root) for p in root.rglob("*") if _is_picture(p)]
-    found = [p for p in found if not any(n.startswith((".", "__MACOSX")) for n in p.parts)]
+    found = [p.relative_to(root) for p in _walked(root) if _is_picture(p)]
     if not found:
         raise ArchiveError(
             f"{root} holds no file named {', '.join(sorted(catalog.SUFFIXES))}, and no DICOM without suffix"
         )
     return root, sorted(p.as_posix() for p in found)
+
+
+def _walked(root: Path) -> Iterator[Path]:
+    """All that is not hidden below `root`; a folder that cannot be listed is an error (rglob would pass over it)."""
+
+    def refuse(error: OSError) -> None:
+        raise ArchiveError(f"{error.filename} cannot be listed ({error.strerror}): no picture may be lost") from error
+
+    for folder, below, names in os.walk(root, onerror=refuse):
+        below[:], names = ([n for n in found if not n.startswith((".", "__MACOSX"))] for found in (below, names))
+        yield from (Path(folder, name) for name in names)
 
 
 def _is_picture(path: Path) -> bool:

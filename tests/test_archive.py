@@ -20,6 +20,7 @@ from PIL import Image
 
 from bonelib import archive, catalog, inputs, predict, series
 from bonelib.config import Config
+from tests.apart import Apart
 
 ROOT = Path(__file__).parents[1]
 JOB = """
@@ -128,6 +129,14 @@ def test_files_are_found_by_name_or_as_dicom_and_hidden_ones_are_not(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(archive.ArchiveError, match="holds no file named"):
         archive.files(tmp_path / "empty")
+
+
+def test_folder_that_cannot_be_listed_is_no_smaller_archive(tmp_path):
+    fill(tmp_path / "images", 2)
+    (tmp_path / "images" / "1").chmod(0)
+    one = Apart(tmp_path / "log", archive.files, tmp_path / "images", weak=True)
+    assert one.wait() == 1 and "images/1 cannot be listed (Permission denied)" in one.said
+    (tmp_path / "images" / "1").chmod(0o700)
 
 
 def test_without_new_images_the_test_split_is_answered(trained):
