@@ -84,7 +84,7 @@ def answers(cfg: Config, models: Sequence[predict.Model], root: Path, paths: Seq
     missing = {f: n for f, n in list(parts.items())[state.process_index :: state.num_processes] if not _whole(f, n)}
     pictures = _decoded((root / name for names in missing.values() for name in names), models[0][1]["image_size"], part)
     with tqdm(
-        total=sum(map(len, missing.values())), desc="answers", unit="img", disable=not state.is_main_process
+        total=sum(map(len, missing.values())), desc="answers", unit="img", delay=2, disable=not state.is_main_process
     ) as bar:
         for file, names in missing.items():
             table = predict.answers(models, list(islice(pictures, len(names))), cfg.batch_size, kind)

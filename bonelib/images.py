@@ -157,7 +157,7 @@ def _fill(root: Path, paths: Sequence[str], size: int, stem: Path) -> tuple[NDAr
             with torn.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, torn.stat().st_size)
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow, OpenCV and hashlib let go of the interpreter
-            rows = list(tqdm(pool.map(one, range(len(paths))), "decode", len(paths), unit="img", leave=False))
+            rows = list(tqdm(pool.map(one, range(len(paths))), "decode", len(paths), unit="img", delay=2))
         pixels.flush()
         facts = pd.DataFrame(rows, columns=list(FACTS))
         facts.to_csv(table, index=False)
