@@ -6,7 +6,8 @@ import dataclasses
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,12 @@ def show(figure: Figure, cfg: Config, name: str) -> Figure:
         with artifact.whole(cfg.root / "figures" / f"{name}.png") as aside:
             figure.savefig(aside)
     return figure
+
+
+def say(sentences: Iterable[str]) -> None:
+    """Print sentences, a line each, folded between words: a notebook breaks long lines within them."""
+    for sentence in sentences:
+        print(textwrap.fill(sentence, 100, subsequent_indent="  "))
 
 
 def live(plot: Callable[[pd.DataFrame], Figure]) -> Callable[[pd.DataFrame], None] | None:

@@ -140,7 +140,7 @@ table.loc[table["issues"] != "", ["path", "label", "group", "issues"]]
 # What else stands out: values that cannot be, names that seem to carry a patient or tell a copy, a known public set.
 
 # %%
-print("\n".join(findings["notes"]) or "Nothing else stands out.")
+series.say(findings["notes"] or ["Nothing else stands out."])
 
 # %% [markdown]
 # ## Shortcuts
@@ -153,8 +153,7 @@ print("\n".join(findings["notes"]) or "Nothing else stands out.")
 series.show(plots_audit.shortcuts(findings), cfg, "shortcuts")
 
 # %%
-for sentence in findings["warnings"] or ["No shortcut was found that predicts the class better than chance."]:
-    print(sentence)
+series.say(findings["warnings"] or ["No shortcut was found that predicts the class better than chance."])
 
 # %% [markdown]
 # A warning here does not forbid training. It says what the model must be compared with: a model that does no better than

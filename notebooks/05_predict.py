@@ -213,7 +213,7 @@ if main and (open_page or "google.colab" in sys.modules):
 # ## What it is not for
 
 # %%
-print("\n\n".join(card.LIMITS))
+series.say(card.LIMITS)
 
 # %% [markdown]
 # ## Where to go from here

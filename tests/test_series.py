@@ -73,3 +73,9 @@ def test_figures_are_kept_in_the_run_folder(cfg):
     table = pd.DataFrame({"label": ["Normal", "Osteopenia", "Osteoporosis"]})
     figure = series.show(plots.class_counts(table), cfg, "counts")
     assert (cfg.root / "figures" / "counts.png").stat().st_size > 1000 and figure._repr_png_()
+
+
+def test_long_sentences_are_folded_between_words(capsys):
+    series.say(["a " * 90 + "word", "short"])
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert len(first) <= 100 and first.split() == ["a"] * 50 and second.endswith(" a word") and third == "short"
