@@ -100,7 +100,7 @@ for (one, splits, _), (_, meta) in zip(trainings, models, strict=True):
 readable = table[table["status"] == "ok"]
 seen = readable.assign(_picture=clusters(thumbs, readable, any_angle=False))
 leaks = list(dict.fromkeys(s for _, parts, _ in trainings for s in verdict.leaks(parts, seen, findings)))
-print("\n".join(leaks) or "none does")
+series.say(leaks or ["none does"])
 
 # %% [markdown]
 # ## Predictions, plain and with test-time augmentation
@@ -161,7 +161,7 @@ pd.DataFrame(metrics["spread"]["plain"]).T.round(3) if cfg.folds else "one split
 # same images, decides; in words:
 
 # %%
-print("\n".join(metrics["verdict"]))
+series.say(metrics["verdict"])
 
 # %% [markdown]
 # ## Which errors
@@ -186,8 +186,9 @@ series.show(plots.roc(truth, probs), cfg, "roc")
 # %% [markdown]
 # ## May a stated 80% be taken for 80%?
 #
-# A temperature, fitted on validation, makes the probabilities as sure as they are right. Points on the diagonal are honest;
-# below it the model is too sure of itself. With few test images the bars are long.
+# What balancing did to the shares of the classes is undone. Then a temperature, fitted on validation, makes the probabilities
+# as sure as they are right. Points on the diagonal are honest; below it the model is too sure of itself. With few test images
+# the bars are long.
 
 # %%
 stages = {"as trained": "before", "with temperature": "after"}
@@ -199,7 +200,8 @@ series.show(
 # %% [markdown]
 # ## When to say nothing
 #
-# If unsure images are referred to a person, how good is the rest? The threshold is chosen on validation.
+# If unsure images are referred to a person, how good is the rest? The threshold is chosen on validation. Calibrated, the model
+# calls some images otherwise than in the table above, so the accuracy of all of them may be another too.
 
 # %%
 selective = metrics["selective"]["plain"]
@@ -241,7 +243,7 @@ net, meta = models[0]
 held_out = np.flatnonzero(splits["split"] == "test")
 found = explain.explain(net, pixels[held_out], splits.iloc[held_out], seed=cfg.seed)
 write(cfg.root / "explain.json", json.dumps(found, indent=2))
-print("\n".join(found["verdict"]))
+series.say(found["verdict"])
 
 # %%
 worst = [at[p] for p in failures["most confident errors"]["path"] if at[p] in held_out]
