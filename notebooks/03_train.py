@@ -136,8 +136,7 @@ series.show(plots.grid(pictures[:8, 0].numpy(), names, colours, title="The start
 # lowest point. Tick the box in the settings to have it drawn; the default rate suits the default model.
 
 # %%
-if find_lr:
-    series.show(plots.rates(recipe.find_lr(cfg, splits, pixels)), cfg, "rates")
+series.show(plots.rates(recipe.find_lr(cfg, splits, pixels)), cfg, "rates") if find_lr else None
 
 # %% [markdown]
 # ## The loop
@@ -153,16 +152,16 @@ histories = []
 for one, splits, pixels in series.trainings(cfg):
     histories.append(train.train(one, splits, pixels, one.root, redraw).assign(folder=one.run))
 history = histories[-1]
+figure = series.show(plots.history(history), cfg, "history")
+if redraw:
+    redraw(history)  # had training ended before, nothing is drawn yet
 
 # %% [markdown]
 # ## What happened
 #
 # Training loss must fall. Where validation stays behind training, the model learns its images by heart; where both stay at
-# chance, it learns nothing. The dashed line marks the epoch that is kept. Where the
-# learning rate jumps up, a warm restart begins.
-
-# %%
-series.show(plots.history(history), cfg, "history")
+# chance, it learns nothing. The dashed line marks the epoch that is kept. Where the learning rate jumps up, a warm restart
+# begins.
 
 # %%
 best = history.sort_values(["val_accuracy", "val_loss"], ascending=[False, True]).iloc[0]
@@ -180,7 +179,7 @@ print(
 
 # %%
 for path in sorted(p for p in one.root.rglob("*") if p.is_file() and "figures" not in p.parts):
-    print(f"{path.stat().st_size / 1e6:8.2f} MB  {path.relative_to(one.root)}")
+    print(f"{path.stat().st_size / 1e3:10,.1f} kB  {path.relative_to(one.root)}")
 
 # %% [markdown]
 # The validation figure chose the epoch, so it is too good to be reported. The test split, which nothing has seen so far,
