@@ -87,7 +87,8 @@ cfg = colab.settings(results_on_drive, data=data, run=run, balance=balance, seed
 
 # %%
 _, splits, pixels = next(series.trainings(cfg))
-splits.groupby(["split", "label"]).agg(images=("path", "size"), groups=("group", "nunique")).unstack("split")
+counts = splits.groupby(["split", "label"]).agg(images=("path", "size"), groups=("group", "nunique")).unstack("split")
+counts.reindex(columns=["train", "val", "test"], level="split")
 
 # %%
 series.show(plots.class_counts(splits, "split", title="Images of each class in each split"), cfg, "splits")
