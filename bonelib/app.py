@@ -26,12 +26,13 @@ LARGEST = "200mb"  # of a file that may be sent
 STYLE = """
 .answer, .about {font-size: 1rem; line-height: 1.5}
 .answer h2 {font-size: 1.4rem; margin: .6rem 0 .2rem}
-.answer table {width: 100%; margin: .8rem 0}
+.answer table {width: 100%; margin: .8rem 0; border: 0}
 .answer tr, .answer th, .answer td {border: 0; padding: .2rem 0; text-align: left; font-weight: normal}
-.answer th {width: 7rem} .answer td:last-child {width: 3rem; text-align: right}
+.answer th {width: 7.5rem} .answer td:last-child {width: 3rem; text-align: right}
 .answer .bar {height: .9rem; border-radius: .2rem}
 .answer .pair {display: flex; flex-wrap: wrap; gap: 1rem} .answer figure {flex: 1 1 16rem; max-width: 36rem; margin: 0}
 .answer img {width: 100%; display: block; border-radius: .2rem} .answer figcaption {font-size: .9rem}
+button:focus-visible {outline: 3px solid #648FFF; outline-offset: -3px}
 """
 
 
@@ -87,7 +88,8 @@ def _answer(models: Sequence[predict.Model], sent: Path) -> str:
     picture, why = inputs.read(sent, models[0][1]["image_size"])
     told = predict.answers(models, [(picture, why)]).iloc[0]
     if picture is None:
-        return f"<h2>This file cannot be read</h2>{paragraph(f'{sent.name}: {why}.')}"
+        message = paragraph(f"{sent.name}: {why.removeprefix('unreadable: ')}.")
+        return f"<h2>This file cannot be read</h2>{message}"
     probs, size = told[predict.PROBS].to_numpy(float), len(picture)
     enough = f"{probs.max():.3f} reaches the threshold of {models[0][1]['threshold'] or 1:.3f}"
     out = f"<h2>{'Left to a person' if told['call'] == predict.REFER else told['call']}</h2>"
