@@ -229,6 +229,14 @@ def test_pictures_beside_the_class_folders_are_left_out_as_the_error_says(cfg):
     assert len(table) == 3
 
 
+@pytest.mark.parametrize("name", ["list.csv", "metadata.csv"])
+def test_table_whose_rows_are_longer_than_its_head_is_refused_as_its_columns_would_shift(cfg, name):
+    path = Path(cfg.data) / name
+    path.write_text("path,label\n" + "".join(f"{c}/good{i}.png,{c},50\n" for i, c in enumerate(CLASSES)))
+    with pytest.raises(DataError, match="hold more values than its first line names columns"):
+        catalog.catalog(replace(cfg, data=str(path)) if name == "list.csv" else cfg)
+
+
 def look(cfg: Config, name: str) -> None:
     print(outcome(cfg, name))
 
