@@ -18,6 +18,7 @@ from PIL import Image
 from bonelib import audit, catalog, images, split
 from bonelib.catalog import DataError
 from bonelib.config import CLASSES, Config
+from bonelib.dicom import DEFLATED
 from bonelib.split import SplitError
 from tests.apart import Apart
 
@@ -97,6 +98,8 @@ FILES: list[tuple[str, str, Maker, str]] = [  # kind, name, how it is made, what
     ("truncated BMP", "a.bmp", holding(BMP[: len(BMP) // 2]), ASIDE + "damaged"),
     ("truncated DICOM", "a.dcm", lambda p: p.write_bytes(dicom()[:-500]), ASIDE + "damaged DICOM"),
     ("DICOM of several frames", "a.dcm", lambda p: p.write_bytes(dicom(NumberOfFrames=3)), ASIDE + "holds 3 frames"),
+    ("DICOM that declares 20,000x20,000", "a.dcm", lambda p: p.write_bytes(dicom(Rows=20_000, Columns=20_000)), ASIDE + "declares"),
+    ("large deflated DICOM", "a.dcm", holding(bytes(128) + b"DICM" + DEFLATED + bytes(1 << 20)), ASIDE + "is a deflated DICOM"),
     ("zero bytes", "a.png", holding(b""), ASIDE + "empty (0 bytes)"),
     ("text as PNG", "a.png", holding(b"Normal findings.\n" * 40), ASIDE + "holds no PNG"),
     ("HTML as JPEG", "a.jpg", holding(b"<!doctype html><title>404</title>"), ASIDE + "holds no PNG"),

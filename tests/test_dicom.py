@@ -51,6 +51,12 @@ def test_the_window_follows_the_rescale_slope():
     assert 100 < grey[0][np.abs(stored - 1000).argmin()] < 155
 
 
+def test_padding_outside_the_field_does_not_set_the_scale():
+    padded = np.pad(RAMP, ((0, 0), (0, 9)), constant_values=60_000)
+    grey, _ = dicom.decode(made(padded, BitsStored=16, HighBit=15, PixelPaddingValue=60_000))
+    assert np.array_equal(grey[:, :100], dicom.decode(made(RAMP))[0])
+
+
 def test_several_frames_are_refused_with_their_number():
     with pytest.raises(ImageError, match="holds 3 frames, expected one"):
         dicom.decode(made(np.stack([RAMP] * 3), NumberOfFrames=3))

@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from bonelib import archive, artifact, catalog, images, loader, model, report, series, split, train
+from bonelib import archive, artifact, catalog, dicom, images, loader, model, report, series, split, train
 from bonelib.artifact import ArtifactError
 from bonelib.catalog import DataError
 from bonelib.config import CLASSES, Config
@@ -170,6 +170,13 @@ def test_cache_torn_anywhere_is_made_anew(cfg):
                     file.write_bytes(torn)
                     pixels, again = images.cache(cfg.data, paths, 32, cfg.cache)
                     assert np.array_equal(pixels, whole) and again.equals(facts), (suffix, keep)
+
+
+def test_torn_secret_of_the_hashes_is_said_and_not_taken(tmp_path):
+    dicom.salt(tmp_path)
+    (tmp_path / "patient-salt").write_bytes(b"half")
+    with pytest.raises(ValueError, match="holds 4 bytes, expected 32: delete it"):
+        dicom.salt(tmp_path)
 
 
 def use(cache: Path) -> None:
