@@ -1,6 +1,7 @@
 """Every benchmark runs, at toy size, so that none can rot."""
 
 import importlib
+import math
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,8 @@ def test_benchmark_answers_every_question_it_asks(name):
     assert set(measured) == set(bench.QUESTIONS)
     for title, question in bench.QUESTIONS.items():
         figures = measured[title]
-        assert "bonelib" in figures and all(value >= 0 for value in figures.values())
+        assert "bonelib" in figures and all(math.isfinite(value) for value in figures.values())
+        assert question.unit == "MB" or min(figures.values()) >= 0  # a difference of memory may be a little below
         assert "plain" in figures or "plain" not in question.at_least
 
 
