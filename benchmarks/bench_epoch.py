@@ -26,7 +26,7 @@ from bonelib.config import CLASSES, VIEWS, Config
 
 GPU = torch.cuda.is_available()
 SIZES = {
-    "full": {"rows": 400 if GPU else 64, "at": 300, "batch": 16, "shrink": 1},
+    "full": {"rows": 400 if GPU else 48, "at": 300, "batch": 16, "shrink": 1},
     "toy": {"rows": 20, "at": 32, "batch": 4, "shrink": 8},
 }
 EACH, ONCE = "an epoch: train, validate, ten views", "the same, bonelib's views once in 30 epochs"
