@@ -60,10 +60,13 @@ def _walked(root: Path) -> Iterator[Path]:
 
 
 def _is_picture(path: Path) -> bool:
-    if path.suffix == "" and path.is_file():
+    if not path.is_file() or path.suffix:
+        return path.suffix.lower() in catalog.SUFFIXES and path.is_file()
+    try:
         with path.open("rb") as file:
             return dicom.is_dicom(file.read(132))
-    return path.suffix.lower() in catalog.SUFFIXES and path.is_file()
+    except OSError:
+        return True  # it may be one: it is answered with the reason
 
 
 def answers(cfg: Config, models: Sequence[predict.Model], root: Path, paths: Sequence[str], part: int = PART) -> Path:
@@ -79,7 +82,6 @@ def answers(cfg: Config, models: Sequence[predict.Model], root: Path, paths: Seq
     out = folder / "answers.csv"
     if out.is_file():
         return out
-    folder.mkdir(parents=True, exist_ok=True)
     parts = {folder / f"part-{i // part:05}.csv": paths[i : i + part] for i in range(0, len(paths), part)}
     missing = {f: n for f, n in list(parts.items())[state.process_index :: state.num_processes] if not _whole(f, n)}
     pictures = _decoded((root / name for names in missing.values() for name in names), models[0][1]["image_size"], part)
@@ -139,6 +141,7 @@ def _whole(file: Path, names: Sequence[str]) -> bool:
 def _write(table: pd.DataFrame, file: Path) -> None:
     aside = _aside(file)
     with artifact.told(file, aside):
+        file.parent.mkdir(parents=True, exist_ok=True)
         table.to_csv(aside, index=False, float_format="%.6f")
         aside.replace(file)
 

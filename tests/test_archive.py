@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from bonelib import archive, catalog, inputs, predict, series
+from bonelib.artifact import ArtifactError
 from bonelib.config import Config
 from tests.apart import Apart
 
@@ -137,6 +138,25 @@ def test_folder_that_cannot_be_listed_is_no_smaller_archive(tmp_path):
     one = Apart(tmp_path / "log", archive.files, tmp_path / "images", weak=True)
     assert one.wait() == 1 and "images/1 cannot be listed (Permission denied)" in one.said
     (tmp_path / "images" / "1").chmod(0o700)
+
+
+def listed(folder: Path) -> None:
+    print(archive.files(folder)[1])
+
+
+def test_file_without_suffix_that_may_not_be_read_is_asked_about(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "IM1").touch()
+    (tmp_path / "images" / "IM1").chmod(0)
+    one = Apart(tmp_path / "log", listed, tmp_path / "images", weak=True)
+    assert one.wait() == 0 and "['IM1']" in one.said
+
+
+def test_answers_that_cannot_be_kept_are_an_error_in_words(run):
+    fill(Path(run.images), 2)
+    (run.root / "answers").touch()
+    with pytest.raises(ArtifactError, match=r"could not be written.*BONELIB_RUN"):
+        answered(run)
 
 
 def test_without_new_images_the_test_split_is_answered(trained):
