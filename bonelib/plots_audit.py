@@ -46,7 +46,7 @@ def clusters(
     )
     shown = listed[:most]
     where = {path: i for i, path in enumerate(rows["path"])}
-    across = min(across, max((len(c["paths"]) for c in shown), default=1))
+    across = min(across, max(3, *(len(c["paths"]) for c in shown), 0))  # fewer than 3 would stand far from the words
     title = f"{len(listed):,} clusters of copies" + (f", {most} shown" if len(listed) > most else "")
     figure, axes = _axes(max(1, len(shown)), across + 1, 0.5 + 1.35 * max(1, len(shown)), title)
     for axis in axes.ravel():

@@ -59,7 +59,7 @@ import json
 import numpy as np
 import pandas as pd
 
-from bonelib import baselines, colab, evaluation, explain, model, plots, predict, report, series, split, verdict
+from bonelib import baselines, colab, evaluation, explain, model, page, plots, predict, report, series, split, verdict
 from bonelib.artifact import write
 from bonelib.config import CLASSES
 from bonelib.copies import clusters
@@ -145,7 +145,8 @@ series.amend(trainings, **learnt)
 # %%
 figures = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "auroc", "quadratic_kappa")
 rows_of = {**metrics["test"], **metrics["baselines"]}
-pd.DataFrame({name: {f: verdict.span(block[f]) for f in figures} for name, block in rows_of.items()}).T
+told = {name: {page.name(f): verdict.span(block[f]) for f in figures} for name, block in rows_of.items()}
+pd.DataFrame({verdict.NAMES.get(name, page.name(name)): told[name] for name in told}).T
 
 # %%
 series.show(plots.comparison(metrics), cfg, "comparison")
