@@ -21,7 +21,7 @@ import torch
 from loaders import files
 from side_by_side import Question, Round, main, process
 
-from bonelib import images, model, predict
+from bonelib import fusion, images, model, predict
 from bonelib.config import VIEWS, Config
 
 GPU = torch.cuda.is_available()
@@ -51,7 +51,7 @@ def ways(size: str, backbone: str, files_are: str, kept: str) -> dict[str, Calla
     folder = pictures.folder(files_are, rows, shrink)
     paths, labels = files(folder)
     pixels, _ = images.cache(folder, paths, at, kept)
-    net, kind = model.folded(model.build(cfg), at).to(on), model.precision(cfg, on)
+    net, kind = fusion.folded(model.build(cfg), at).to(on), model.precision(cfg, on)
     trainer = plain.Trainer(plain.model(backbone, cfg.freeze, on).eval(), on)
     policy, each = plain.policy(at), max(1, batch // len(VIEWS))
     grey = torch.from_numpy(np.array(pixels))[:, None].float()

@@ -6,7 +6,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from bonelib import model
+from bonelib import fusion, model
 from bonelib.config import Config, ConfigError
 from bonelib.model import WeightsError
 
@@ -117,7 +117,7 @@ def uneven(net: model.Net) -> model.Net:
 @pytest.mark.parametrize(("backbone", "left"), [("test_efficientnet", 0), ("resnet18", 0), ("resnetv2_50", 17)])
 def test_folded_net_answers_the_same_with_fewer_norms(backbone, left):
     net = uneven(model.build(Config(backbone=backbone, pretrained=False)))
-    out = model.folded(net, 64)
+    out = fusion.folded(net, 64)
     first, second = (model.logits(n, [PICTURES], "no", torch.device("cpu")) for n in (net, out))
     assert np.abs(first - second).max() < 1e-4 * np.ptp(first) and len(norms(out)) == left < len(norms(net))
 
@@ -127,7 +127,7 @@ def test_net_in_which_a_convolution_feeds_more_than_its_norm_stays_as_it_is():
     first = net.backbone.conv_stem
     first.register_forward_hook(lambda _, given, out: setattr(first, "last", out))
     net.backbone.bn1.register_forward_hook(lambda _, given, out: out + first.last)
-    assert model.folded(net, 64) is net
+    assert fusion.folded(net, 64) is net
 
 
 def test_folder_without_a_model_says_so(tmp_path):
