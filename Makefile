@@ -28,8 +28,8 @@ test-colab:
 
 tests: $(VENV)/installed
 	$(BIN)/python -m pytest
-	@set -e; for name in $(NOTEBOOKS); do \
-	  BONELIB_SMOKE=1 BONELIB_CACHE='$(CURDIR)/.cache/smoke' BONELIB_RUN="$$(mktemp -d)" \
+	@set -e; runs="$$(mktemp -d)"; trap 'rm -rf "$$runs"' EXIT; for name in $(NOTEBOOKS); do \
+	  BONELIB_SMOKE=1 BONELIB_CACHE='$(CURDIR)/.cache/smoke' BONELIB_RUN="$$runs/$$name" \
 	  $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks/$$name.ipynb; \
 	done
 
