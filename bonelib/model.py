@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+import torch.nn.functional as F
 from accelerate import PartialState
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from timm.layers import convert_sync_batchnorm
+from timm.models.efficientnet import SqueezeExcite
 from torch import nn
 
 from bonelib import artifact, fusion
@@ -29,6 +31,15 @@ from bonelib.config import CLASSES, Config, ConfigError
 
 class WeightsError(RuntimeError):
     """Pretrained weights that cannot be had, or do not fit; the message says how to go on."""
+
+
+class Excite(SqueezeExcite):
+    """timm's squeeze-and-excitation, its mean taken by pooling on a CPU: bf16 prediction of B3 is a quarter faster."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, C, h, w)
+        mean = F.avg_pool2d(x, x.shape[2:]) if x.is_cpu else x.mean((2, 3), keepdim=True)
+        weight: torch.Tensor = self.gate(self.conv_expand(self.act1(self.conv_reduce(mean))))
+        return x * weight
 
 
 class Net(nn.Module):
@@ -44,6 +55,9 @@ class Net(nn.Module):
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         self.frozen_norms: list[nn.Module] = []
+        for module in backbone.modules():
+            if type(module) is SqueezeExcite:
+                module.__class__ = Excite  # the same weights under the same names
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         x = (pictures.float() - self.mean) / self.std  # (B, 3, S, S): one grey channel becomes three here

@@ -23,6 +23,15 @@ def test_grey_bytes_are_normalised_as_the_backbone_was_trained():
         assert torch.allclose(net(PICTURES), expected, atol=1e-5)
 
 
+def test_faster_squeeze_and_excitation_answers_as_timms_own():
+    net = uneven(model.build(Config(backbone="efficientnet_b0", pretrained=False)))
+    assert sum(isinstance(m, model.Excite) for m in net.modules()) == 16
+    own = timm.create_model("efficientnet_b0", num_classes=3).eval()
+    own.load_state_dict(net.backbone.state_dict())
+    scaled = (PICTURES.float() - net.mean) / net.std
+    assert torch.allclose(net(PICTURES), own(scaled), rtol=1e-4, atol=1e-5) and net(PICTURES).std() > 1e-3
+
+
 def test_mean_and_std_can_be_given_for_weights_trained_otherwise():
     net = model.build(Config(**SMALL, mean=(0.5,), std=(0.25, 0.5, 0.5)))
     assert (net.mean / 255).flatten().tolist() == [0.5] * 3 and (net.std / 255).flatten().tolist() == [0.25, 0.5, 0.5]
