@@ -20,15 +20,12 @@ import pandas as pd
 from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 
-from bonelib import artifact, catalog, dicom, images, inputs, model, predict
+from bonelib import artifact, catalog, images, inputs, model, predict
+from bonelib.catalog import DataError
 from bonelib.config import Config
 
 PART = 256  # images that a file of results holds: what a kill may cost, and what is decoded ahead
 COLUMNS = ["path", *predict.PROBS, "call", "reason"]
-
-
-class ArchiveError(ValueError):
-    """No pictures where some were said to be; the message says what was found and what was expected."""
 
 
 def files(place: str | Path) -> tuple[Path, list[str]]:
@@ -37,36 +34,16 @@ def files(place: str | Path) -> tuple[Path, list[str]]:
     if root.is_file():
         return root.parent, [root.name]
     if not root.is_dir():
-        raise ArchiveError(
+        raise DataError(
             f"images = {str(place)!r}: found nothing there from {Path.cwd()}; expected a picture or a folder"
         )
-    found = [p.relative_to(root) for p in _walked(root) if _is_picture(p)]
+    every = (folder / name for folder, _, names in catalog.walk(root) for name in names)
+    found = [p.relative_to(root) for p in every if catalog.is_picture(p)]
     if not found:
-        raise ArchiveError(
+        raise DataError(
             f"{root} holds no file named {', '.join(sorted(catalog.SUFFIXES))}, and no DICOM without suffix"
         )
     return root, sorted(p.as_posix() for p in found)
-
-
-def _walked(root: Path) -> Iterator[Path]:
-    """All that is not hidden below `root`; a folder that cannot be listed is an error (rglob would pass over it)."""
-
-    def refuse(error: OSError) -> None:
-        raise ArchiveError(f"{error.filename} cannot be listed ({error.strerror}): no picture may be lost") from error
-
-    for folder, below, names in os.walk(root, onerror=refuse):
-        below[:], names = ([n for n in found if not n.startswith((".", "__MACOSX"))] for found in (below, names))
-        yield from (Path(folder, name) for name in names)
-
-
-def _is_picture(path: Path) -> bool:
-    if not path.is_file() or path.suffix:
-        return path.suffix.lower() in catalog.SUFFIXES and path.is_file()
-    try:
-        with path.open("rb") as file:
-            return dicom.is_dicom(file.read(132))
-    except OSError:
-        return True  # it may be one: it is answered with the reason
 
 
 def answers(cfg: Config, models: Sequence[predict.Model], root: Path, paths: Sequence[str], part: int = PART) -> Path:
@@ -108,8 +85,7 @@ def _key(cfg: Config, root: Path, paths: Sequence[str], part: int, kind: str) ->
     held = [images.VERSION, part, kind, [(model.digest(f), (f / "config.json").read_text()) for f in folders]]
     out = hashlib.sha256(json.dumps([*held, str(root.resolve())]).encode())
     for path in paths:
-        facts = (root / path).stat()
-        out.update(json.dumps([path, facts.st_size, facts.st_mtime_ns]).encode())
+        out.update(json.dumps([path, *images.stamp(root / path)]).encode())
     return out.hexdigest()[:12]
 
 

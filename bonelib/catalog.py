@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bonelib import images, metadata, sample
+from bonelib import dicom, images, metadata, sample
 from bonelib.config import CLASSES, Config
 from bonelib.metadata import DataError as DataError
 
@@ -107,7 +107,7 @@ def _from_folders(root: Path, classes: Mapping[str, str]) -> pd.DataFrame:
         name, parts = path.relative_to(root).as_posix(), path.relative_to(root).parts
         folders = (".", *(parts if path.suffix == "" and path.is_symlink() else parts[:-1]))
         label = label_of(folders)
-        if path.suffix.lower() not in SUFFIXES and not (path.suffix == "" and _is_dicom(path)):
+        if not is_picture(path):
             ignored += [name] if label else []
         elif label is None:
             unmatched[folders[-1]] = unmatched.get(folders[-1], 0) + 1
@@ -128,32 +128,33 @@ def _from_folders(root: Path, classes: Mapping[str, str]) -> pd.DataFrame:
     return found
 
 
-def _files(root: Path) -> Iterator[Path]:
-    """All that is not hidden below `root`: files, and of folders those that are links (not followed) or named as pictures."""
+def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Each folder from `root` on, the names of its folders and of its files, without what is hidden.
+
+    DataError where a folder cannot be listed: rglob would pass over it, and nothing may be lost.
+    """
 
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename} cannot be listed ({error.strerror}): nothing in it may be lost") from error
 
-    def hidden(name: str) -> bool:
-        return name.startswith(".") or name == "__MACOSX"
-
     for folder, below, names in os.walk(root, onerror=refuse):
-        below[:] = [n for n in below if not hidden(n)]
-        odd = [n for n in below if Path(n).suffix.lower() in SUFFIXES or Path(folder, n).is_symlink()]
-        for name in [n for n in names if not hidden(n)] + odd:
+        below[:], names = ([n for n in found if not n.startswith((".", "__MACOSX"))] for found in (below, names))
+        yield Path(folder), below, names
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is to be read: by its suffix or, without one, as DICOM."""
+    return path.suffix.lower() in SUFFIXES if path.suffix else dicom.is_dicom(path)
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """All that is not hidden below `root`: files, and of folders those that are links (not followed) or named as pictures."""
+    for folder, below, names in walk(root):
+        odd = [n for n in below if Path(n).suffix.lower() in SUFFIXES or (folder / n).is_symlink()]
+        for name in names + odd:
             if "\r" in name or any("\ud800" <= c <= "\udfff" for c in name):
                 raise DataError(f"{folder}: the name {name!r} cannot stand in a table of UTF-8 lines: rename that file")
-            yield Path(folder, name)
-
-
-def _is_dicom(path: Path) -> bool:
-    try:
-        if not path.is_file():
-            return False
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
+            yield folder / name
 
 
 def _check_classes(found: pd.DataFrame, root: Path) -> None:

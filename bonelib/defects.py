@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
 
 from bonelib import images
 from bonelib.candidates import each
@@ -26,22 +25,7 @@ WORDS = {
 
 def overlays(root: Path, paths: list[str]) -> NDArray[np.float64]:
     """(N,) share of coloured pixels in each file."""
-
-    def share(path: str) -> float:
-        try:
-            with Image.open(root / path, formats=images.FORMATS) as picture:
-                if picture.mode in ("1", "L", "LA", "I", "F") or picture.mode.startswith("I;16"):
-                    return 0.0
-                picture.draft("RGB", (256, 256))
-                few = [
-                    min(side, MOST) for side in picture.size
-                ]  # every so many pixels of a large one: memory is finite
-                rgb = np.asarray(picture.resize(few, Image.Resampling.NEAREST).convert("RGB"), np.int16)
-        except OSError:
-            return 0.0
-        return float((np.ptp(rgb, axis=2) > COLOURED).mean())
-
-    return np.array(each(share, paths), float)
+    return np.array(each(lambda path: (images.colour(root / path, MOST) > COLOURED).mean(), paths), float)
 
 
 def defects(rows: pd.DataFrame, thumbs: NDArray[Any], overlay: NDArray[Any]) -> list[set[str]]:

@@ -18,9 +18,15 @@ from bonelib.images import MAX_PIXELS, ImageError, stretched
 DEFLATED = b"1.2.840.10008.1.2.1.99"  # the transfer syntax
 
 
-def is_dicom(data: bytes) -> bool:
-    """Whether the bytes are a DICOM file, whatever its name."""
-    return data[128:132] == b"DICM"
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM, whatever its name; one that cannot be opened may be: who decodes it is told the reason."""
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            return False
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return True
 
 
 def salt(folder: str | Path) -> bytes:

@@ -76,6 +76,20 @@ def decode(data: bytes, at_least: int | None = None, salt: bytes = b"") -> tuple
         raise ImageError(f"damaged: {str(error) or type(error).__name__}") from error
 
 
+def colour(path: str | Path, most: int) -> NDArray[np.int16]:
+    """(h, w), at most `most` a side: how far the channels of a file's pixels lie apart; 0 where there is no colour to see."""
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            if picture.mode in ("1", "L", "LA", "I", "F") or picture.mode.startswith("I;16"):
+                return np.zeros((1, 1), np.int16)
+            picture.draft("RGB", (most // 4, most // 4))
+            few = [min(side, most) for side in picture.size]  # every so many pixels of a large one: memory is finite
+            rgb = np.asarray(picture.resize(few, Image.Resampling.NEAREST).convert("RGB"), np.int16)
+    except OSError:  # DICOM, which is grey here, or unreadable
+        return np.zeros((1, 1), np.int16)
+    return np.asarray(np.ptp(rgb, axis=2))
+
+
 def stretched(deep: NDArray[Any]) -> Grey:
     """(H, W) uint8: any numbers, their own minimum black and their maximum white. ImageError if one is no number."""
     low, high = float(deep.min()), float(deep.max())
@@ -113,7 +127,7 @@ def cache(root: str | Path, paths: Sequence[str], size: int, folder: str | Path)
     and `patient` (of DICOM files, a hash salted with a secret that stays in `folder`). Files are kept in `folder`, keyed by path, length and time of change, so a changed file is decoded anew.
     """
     root, folder = Path(root), Path(folder)
-    key = [VERSION, size, str(root.resolve()), [(p, *_stamp(root / p)) for p in paths]]
+    key = [VERSION, size, str(root.resolve()), [(p, *stamp(root / p)) for p in paths]]
     stem = folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:20]}-{size}"
     kept = _kept(stem, len(paths), size)
     try:
@@ -196,7 +210,8 @@ def _bytes(path: Path) -> bytes:
     return data
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def stamp(path: Path) -> tuple[int, int]:
+    """Length and time of change (ns), by which a changed file is known; -1 where there is none."""
     try:
         held = path.stat()
     except (OSError, ValueError):

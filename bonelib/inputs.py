@@ -14,7 +14,6 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 from sklearn.covariance import LedoitWolf
 from sklearn.model_selection import KFold
 
@@ -93,23 +92,9 @@ def _blank(picture: np.ndarray) -> str:
     return "" if spread >= BLANK else f"blank: grey levels spread by {spread:.1f}, expected at least {BLANK:.0f}"
 
 
-def coloured(path: str | Path) -> float:
-    """Share of clearly coloured pixels in a readable file, 0..1; an overlay colours a few, a photograph most."""
-    try:
-        with Image.open(path, formats=images.FORMATS) as picture:
-            if picture.mode in ("1", "L", "LA", "I", "F") or picture.mode.startswith("I;16"):
-                return 0.0
-            picture.draft("RGB", (64, 64))  # a JPEG is decoded at an eighth
-            small = picture.convert("RGB").resize((64, 64), Image.Resampling.BOX)
-    except UnidentifiedImageError:  # DICOM, which is grey here
-        return 0.0
-    rgb = np.asarray(small, np.int16)
-    return float((rgb.max(2) - rgb.min(2) > 24).mean())
-
-
 def refuse_file(path: str | Path) -> str:
-    """The reason to refuse a readable file for its colour, or an empty text."""
-    share = coloured(path)
+    """The reason to refuse a readable file for its colour: an overlay colours a few of its pixels, a photograph most."""
+    share = (images.colour(path, 64) > 24).mean()
     return f"a colour photo: {share:.0%} of it is coloured, expected under {COLOURED:.0%}" if share > COLOURED else ""
 
 

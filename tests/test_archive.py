@@ -125,10 +125,10 @@ def test_files_are_found_by_name_or_as_dicom_and_hidden_ones_are_not(tmp_path):
         fill(tmp_path / hidden, 1)
     assert archive.files(tmp_path)[1] == ["a/0/0.png", "a/1/1.png", "scan"]
     assert archive.files(tmp_path / "a/0/0.png") == (tmp_path / "a/0", ["0.png"])
-    with pytest.raises(archive.ArchiveError, match="found nothing there"):
+    with pytest.raises(catalog.DataError, match="found nothing there"):
         archive.files(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(archive.ArchiveError, match="holds no file named"):
+    with pytest.raises(catalog.DataError, match="holds no file named"):
         archive.files(tmp_path / "empty")
 
 
@@ -152,6 +152,16 @@ def test_file_without_suffix_that_may_not_be_read_is_asked_about(tmp_path):
     assert one.wait() == 0 and "['IM1']" in one.said
 
 
+def test_pipes_and_links_to_nothing_are_answered_about_with_the_reason(run):
+    folder = fill(Path(run.images), 1)
+    os.mkfifo(folder / "pipe.png")
+    (folder / "gone.png").symlink_to("nowhere.png")
+    reasons = dict(answered(run)[1][["path", "reason"]].to_numpy())
+    assert (
+        reasons["pipe.png"].startswith("unreadable: is a folder, a pipe") and "cannot be opened" in reasons["gone.png"]
+    )
+
+
 def test_answers_that_cannot_be_kept_are_an_error_in_words(run):
     fill(Path(run.images), 2)
     (run.root / "answers").touch()
@@ -163,7 +173,7 @@ def test_without_new_images_the_test_split_is_answered(trained):
     root, paths = series.unseen(trained)
     splits = pd.read_csv(trained.root / "splits.csv")
     assert paths == splits.loc[splits["split"] == "test", "path"].tolist() and (root / paths[0]).is_file()
-    with pytest.raises(archive.ArchiveError):
+    with pytest.raises(catalog.DataError):
         series.unseen(replace(trained, images="nowhere"))
     with pytest.raises(catalog.DataError, match="another run folder"):
         series.unseen(replace(trained, data="sample"))

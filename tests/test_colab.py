@@ -226,11 +226,12 @@ def test_kagglehub_reads_the_secret_and_does_without_it(drive, monkeypatch):
     assert kagglehub.config.get_colab_credentials() is None
 
 
-def test_trained_model_is_asked_about_new_pictures_without_its_data(tiny, tmp_path):
+def test_trained_model_is_asked_about_new_pictures_without_its_data(tiny, tmp_path, capsys):
     run = tmp_path / "run"
     (run / "model").mkdir(parents=True)
     (run / "model" / "config.json").write_text("{}")
     (run / "form.json").write_text(json.dumps({"data": "/no/longer/here"}))
     assert colab.settings(run=str(run), images=str(tiny)).images == str(tiny)
+    assert f"images {tiny}, results in {run}" in capsys.readouterr().out
     with pytest.raises(catalog.DataError, match="/no/longer/here"):
         colab.settings(run=str(run))

@@ -246,14 +246,19 @@ def look(cfg: Config, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("closed", "expected"),
-    [("Normal/a.png", "set aside: unreadable: cannot be opened"), ("Normal/below", "error:"), ("Normal", "error:")],
+    [
+        ("Normal/a.png", "set aside: unreadable: cannot be opened"),
+        ("Normal/IM1", "set aside: unreadable: cannot be opened"),
+        ("Normal/below", "error:"),
+        ("Normal", "error:"),
+    ],
 )
 def test_what_may_not_be_read_is_said(cfg, tmp_path, closed, expected):
     (Path(cfg.data) / "Normal" / "below").mkdir()
-    for name in ("Normal/a.png", "Normal/below/b.png"):
-        picture().save(Path(cfg.data) / name)
+    for name in ("Normal/a.png", "Normal/below/b.png", "Normal/IM1"):
+        (Path(cfg.data) / name).write_bytes(PNG)
     (Path(cfg.data) / closed).chmod(0)
-    one = Apart(tmp_path / "log", look, cfg, "a.png", weak=True)
+    one = Apart(tmp_path / "log", look, cfg, "IM1" if "IM1" in closed else "a.png", weak=True)
     assert one.wait() == 0 and expected in one.said and "Permission denied" in one.said
     (Path(cfg.data) / closed).chmod(0o700)
 

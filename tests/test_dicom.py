@@ -77,5 +77,8 @@ def test_the_patient_is_only_a_salted_hash(tmp_path):
     assert "4711" not in str(facts) and "Doe" not in str(facts)
 
 
-def test_dicom_is_known_by_its_bytes():
-    assert dicom.is_dicom(made(RAMP)) and not dicom.is_dicom(b"\x89PNG" + bytes(200))
+def test_dicom_is_known_by_its_bytes(tmp_path):
+    for name, data in (("one", made(RAMP)), ("other", b"\x89PNG" + bytes(200))):
+        (tmp_path / name).write_bytes(data)
+    assert dicom.is_dicom(tmp_path / "one") and not dicom.is_dicom(tmp_path / "other")
+    assert not dicom.is_dicom(tmp_path)
