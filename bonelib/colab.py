@@ -30,10 +30,12 @@ def settings(on_drive: bool = False, **form: Any) -> Config:
                     print(f"brought {cfg.run} back from {cfg.mirror}")
         cfg = Config.load(**_remembered(cfg.root, form) | {"run": cfg.run, "mirror": cfg.mirror})
         cfg = replace(cfg, images=_near(cfg.images, cfg.cache))
+        about = f"images {cfg.images}"
         if not (cfg.images and predict.folders(cfg.root)):  # a trained model answers about new ones without its data
             cfg = replace(cfg, data=_near(cfg.data, cfg.cache))
             cfg = cfg if cfg.data == "sample" else replace(cfg, data=str(catalog.locate(cfg)))
-    print(f"data {cfg.data}, results in {cfg.run}" + (f" and {cfg.mirror}" if cfg.mirror else ""))
+            about = f"data {cfg.data}"
+    print(f"{about}, results in {cfg.run}" + (f" and {cfg.mirror}" if cfg.mirror else ""))
     return cfg
 
 
