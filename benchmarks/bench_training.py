@@ -25,7 +25,7 @@ from bonelib.config import CLASSES, Config
 
 GPU = torch.cuda.is_available()
 SIZES = {
-    "full": {"rows": 400 if GPU else 64, "at": 300, "batch": 32, "shrink": 1},
+    "full": {"rows": 400 if GPU else 128, "at": 300, "batch": 32, "shrink": 1},
     "toy": {"rows": 12, "at": 32, "batch": 4, "shrink": 8},
 }
 QUESTIONS = {

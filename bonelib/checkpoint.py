@@ -43,20 +43,18 @@ def save(folder: Path, tensors: dict[str, Tensors], optimizer: dict[str, Any], s
 
 
 def keep_best(path: Path) -> None:
-    """Make `best`, beside the checkpoint `path`, of the weights in it that were validated."""
+    """Make `best`, beside the whole checkpoint `path`, of the weights in it that were validated."""
     aside, best = path.parent / "incoming-best", path.parent / "best"
     shutil.rmtree(aside, ignore_errors=True)
-    weights = path / "ema.safetensors"
     with told(best, aside):
         aside.mkdir()
-        shutil.copy(weights if weights.exists() else path / "model.safetensors", aside / "weights.safetensors")
-        facts = {
-            "sha256": {"weights.safetensors": _sha256(aside / "weights.safetensors")},
-            "epoch": read_state(path)["epoch"],
-        }
+        state = json.loads((path / "state.json").read_text())
+        weights = "ema.safetensors" if "ema.safetensors" in state["sha256"] else "model.safetensors"
+        shutil.copy(path / weights, aside / "weights.safetensors")
+        facts = {"sha256": {"weights.safetensors": state["sha256"][weights]}, "epoch": state["epoch"]}
         (aside / "state.json").write_text(json.dumps(facts))
-        for path in [*aside.iterdir(), aside]:
-            _fsync(path)
+        for part in [*aside.iterdir(), aside]:
+            _fsync(part)
     shutil.rmtree(best, ignore_errors=True)
     aside.replace(best)
 
