@@ -41,7 +41,7 @@ def ours(cfg: Config, splits: pd.DataFrame, pixels: np.ndarray) -> tuple[float, 
     on = model.device()
     rows = np.flatnonzero(splits["split"] == "val")
     began = time.perf_counter()
-    predict.logits(net.to(on), pixels, rows, VIEWS, cfg.batch_size, model.precision(cfg, on))
+    predict.logits(net.to(on), pixels, rows, VIEWS, 2 * cfg.batch_size, model.precision(cfg, on))
     return ends[1] - ends[0], time.perf_counter() - began
 
 

@@ -66,7 +66,7 @@ def answers(cfg: Config, models: Sequence[predict.Model], root: Path, paths: Seq
         total=sum(map(len, missing.values())), desc="answers", unit="img", delay=2, disable=not state.is_main_process
     ) as bar:
         for file, names in missing.items():
-            table = predict.answers(models, list(islice(pictures, len(names))), cfg.batch_size, kind)
+            table = predict.answers(models, list(islice(pictures, len(names))), 2 * cfg.batch_size, kind)
             _write(table.assign(path=_shown(names))[COLUMNS], file)
             bar.update(len(names))
     if state.is_main_process:

@@ -82,9 +82,9 @@ class Config:
     dropout: float = 0.3
     freeze: float = 0.5  # share of the backbone's parameter tensors, from the input on, that stay as they are
     # training
-    batch_size: int = 32  # over all devices together
+    batch_size: int = 16  # over all devices together
     epochs: int = 30
-    patience: int = 10  # epochs without a better validation accuracy
+    patience: int = 15  # epochs without a better validation accuracy
     lr: float = 1e-3
     weight_decay: float = 0.01
     cycle: int = 8  # epochs to the first warm restart of the cosine schedule

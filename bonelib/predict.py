@@ -60,9 +60,9 @@ def held_out(
     rows = np.flatnonzero(splits["split"].isin(parts))
     kind = model.precision(cfg, model.device())
     views = {"plain": ("identity",), "tta": cfg.tta}
+    at_once = 2 * cfg.batch_size  # without gradients there is room for them
     found = [
-        table(splits.iloc[rows], probabilities(logits(net, pixels, rows, views[k], cfg.batch_size, kind)), k)
-        for k in kinds
+        table(splits.iloc[rows], probabilities(logits(net, pixels, rows, views[k], at_once, kind)), k) for k in kinds
     ]
     return pd.concat(found, ignore_index=True)
 

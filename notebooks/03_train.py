@@ -78,7 +78,7 @@ results_on_drive = False  # @param {type:"boolean"}
 backbone = ""  # @param ["", "efficientnet_b3", "tf_efficientnetv2_b0", "mobilenetv2_100"] {allow-input: true}
 image_size = ""  # @param {type:"string", placeholder:"300"}
 epochs = ""  # @param {type:"string", placeholder:"30"}
-batch_size = ""  # @param {type:"string", placeholder:"32"}
+batch_size = ""  # @param {type:"string", placeholder:"16"}
 find_lr = False  # @param {type:"boolean"}
 cfg = colab.settings(
     results_on_drive, data=data, run=run, backbone=backbone, image_size=image_size, epochs=epochs, batch_size=batch_size

@@ -79,7 +79,7 @@ from bonelib.copies import clusters
 data = ""  # @param {type:"string", placeholder:"sample"}
 run = ""  # @param {type:"string", placeholder:"runs/sample"}
 results_on_drive = False  # @param {type:"boolean"}
-batch_size = ""  # @param {type:"string", placeholder:"32"}
+batch_size = ""  # @param {type:"string", placeholder:"16"}
 cfg = colab.settings(results_on_drive, data=data, run=run, batch_size=batch_size)
 
 # %% [markdown]
