@@ -48,7 +48,7 @@ bench-gpu: .venv-bench/installed
 	touch $@
 
 soak: $(VENV)/installed
-	$(BIN)/python -m pytest -m soak
+	$(BIN)/python -m pytest -m soak -rP
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
