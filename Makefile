@@ -1,5 +1,5 @@
 # make run                              the series on the embedded sample data
-# make run DATA=path RUN=runs/name      the series on your own three folders of images
+# make run DATA=path RUN=runs/name      the series on your own images, one folder per class
 # make test                             lint, the notebook pairs, unit tests, every notebook on tiny data
 # make test-colab                       the same tests on the versions that a stock Colab runtime ships
 # make bench, make bench-gpu            speed, side by side with what a user would pick instead
@@ -68,7 +68,7 @@ $(VENV)/installed: requirements.txt pyproject.toml .ci/colab-constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
 	  "$(PYTHON) is Python %d.%d; bonelib needs 3.11 or newer: make PYTHON=python3.12 ..." % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINT) --editable '.[export]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINT) --requirement requirements.txt --editable .
 	touch $@
 
 clean:

@@ -1,53 +1,74 @@
-"""Do the 95% intervals cover the truth 95% of the time? Generated predictions whose errors patients share.
+"""Do the 95% intervals cover the truth 95% of the time? On predictions whose errors patients share.
 
     python benchmarks/bench_intervals.py [repetitions]
 
-Each repetition draws a test split of so many patients with 1 to 5 images each; the truth is the figure of 200,000
-patients. A patient's images share their class and most of their error, so the images are far from independent. The last
-column is what an interval that takes images as independent would cover.
+Each repetition draws a test set of so many patients with 1 to 5 images each; the truth is the
+result on 200,000 patients. The images of a patient share their class and most of their error, so
+they are far from independent. The last column is the coverage of an interval that takes them as
+independent.
 """
 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bonelib import metrics
+from bonelib.config import CLASSES
+from bonelib.evaluation.bootstrap import intervals
+from bonelib.evaluation.metrics import compute_metrics
 
-NAMES = ("accuracy", "macro_f1", "auroc", "quadratic_kappa")
+METRICS = ("accuracy", "macro_f1", "auroc", "quadratic_kappa")
+BALANCED, SKEWED = (0.34, 0.33, 0.33), (0.6, 0.25, 0.15)
+# Patients, class shares, and skill: how far the classes are apart.
+SETTINGS = (
+    (25, BALANCED, 1.0),
+    (50, SKEWED, 0.0),
+    (50, SKEWED, 1.0),
+    (100, BALANCED, 0.6),
+    (100, SKEWED, 1.6),
+    (300, SKEWED, 2.0),
+)
 
 
-def draw(rng: np.random.Generator, patients: int, shares: tuple[float, ...], skill: float):
-    """Labels (N,), probabilities (N, 3) and patients (N,) of one test split."""
+def draw_test_set(
+    rng: np.random.Generator, patients: int, shares: tuple[float, ...], skill: float
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Labels (N,), probabilities (N, 3) and patients (N,) of one test set."""
     group = np.repeat(np.arange(patients), rng.integers(1, 6, patients))
     y = rng.choice(3, patients, p=shares)[group]
-    error = np.sqrt(0.7) * rng.normal(size=(patients, 3))[group] + np.sqrt(0.3) * rng.normal(size=(len(y), 3))
-    z = skill * (np.eye(3)[y] - 0.15 * np.square(np.arange(3) - y[:, None])) + error
-    z = np.exp(z - z.max(1, keepdims=True))
-    return y, z / z.sum(1, keepdims=True), group
+    of_patient, of_image = rng.normal(size=(patients, 3))[group], rng.normal(size=(len(y), 3))
+    errors = np.sqrt(0.7) * of_patient + np.sqrt(0.3) * of_image
+    evidence = np.eye(3)[y] - 0.15 * np.square(np.arange(3) - y[:, None])
+    odds = np.exp(skill * evidence + errors)
+    return y, odds / odds.sum(1, keepdims=True), group
+
+
+def covered(leaf: dict[str, Any], truth: float) -> bool:
+    return bool(leaf["low"] <= truth <= leaf["high"])
 
 
 def main(repetitions: int = 1000) -> None:
-    print(f"share of {repetitions} 95% intervals that hold the truth, 500 resamples each\n")
-    head = " ".join(f"{n:>16}" for n in NAMES)
+    print(f"share of {repetitions} 95% intervals that cover the truth, 500 resamples each\n")
+    head = " ".join(f"{name:>16}" for name in METRICS)
     print(f"{'patients':>8} {'classes':>16} {'AUROC':>5} {head} {'(by image) acc.':>16}")
-    for patients, shares, skill in (
-        (25, (0.34, 0.33, 0.33), 1.0), (50, (0.6, 0.25, 0.15), 0.0), (50, (0.6, 0.25, 0.15), 1.0),
-        (100, (0.34, 0.33, 0.33), 0.6), (100, (0.6, 0.25, 0.15), 1.6), (300, (0.6, 0.25, 0.15), 2.0),
-    ):  # fmt: skip
+    for patients, shares, skill in SETTINGS:
         rng = np.random.default_rng(1)
-        truth = metrics.figures(*draw(rng, 200_000, shares, skill)[:2])
-        hits = dict.fromkeys((*NAMES, "by image"), 0)
-        for i in range(repetitions):
-            y, probs, group = draw(rng, patients, shares, skill)
-            held = metrics.intervals(y, probs, group, resamples=500, seed=i)
-            for name in NAMES:
-                hits[name] += held[name]["low"] <= truth[name] <= held[name]["high"]
-            alone = metrics.intervals(y, probs, np.arange(len(y)), resamples=100, seed=i)["accuracy"]
-            hits["by image"] += alone["low"] <= truth["accuracy"] <= alone["high"]
-        row = " ".join(f"{hits[n] / repetitions:16.1%}" for n in (*NAMES, "by image"))
-        print(f"{patients:>8} {'/'.join(f'{s:.0%}' for s in shares):>16} {truth['auroc']:>5.2f} {row}", flush=True)
+        truth = compute_metrics(*draw_test_set(rng, 200_000, shares, skill)[:2], CLASSES)
+        hits = dict.fromkeys((*METRICS, "by image"), 0)
+        for seed in range(repetitions):
+            y, probabilities, group = draw_test_set(rng, patients, shares, skill)
+            results = intervals(y, probabilities, group, CLASSES, resamples=500, seed=seed)
+            for name in METRICS:
+                hits[name] += covered(results[name], truth[name])
+            images = np.arange(len(y))
+            alone = intervals(y, probabilities, images, CLASSES, resamples=100, seed=seed)
+            hits["by image"] += covered(alone["accuracy"], truth["accuracy"])
+        row = " ".join(f"{count / repetitions:16.1%}" for count in hits.values())
+        classes = "/".join(f"{share:.0%}" for share in shares)
+        print(f"{patients:>8} {classes:>16} {truth['auroc']:>5.2f} {row}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Classify bone-density images into Normal, Osteopenia and Osteoporosis, with figures one can believe.
+"""Classify bone-density images into Normal, Osteopenia and Osteoporosis.
 
-For research and teaching, not for diagnosis. Import the room you need: `from bonelib import catalog, split, train`.
+For research and teaching, not for diagnosis.
 """
 
-__version__ = "0.1.0"
+__version__ = "2.0.0"

@@ -1,112 +1,161 @@
-"""What only Colab needs: settings from the form, images and results on Drive. Elsewhere it is little more than `Config.load`."""
+"""What only Colab needs: settings from a form, images and results on Drive, upload, download.
+
+Elsewhere, `settings` adds to `Config.load` what earlier notebooks of the run were given.
+"""
 
 from __future__ import annotations
 
-import json
+import contextlib
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bonelib import artifact, catalog, fetch, model, predict
 from bonelib.config import Config
-from bonelib.mirror import Mirror
+from bonelib.data import catalog, fetch
+from bonelib.messages import RunError
+from bonelib.run_copy import RunCopy
+from bonelib.storage import read_json
 
 MOUNT = Path("/content/drive")
+PLACE_VARIABLES = ("BONELIB_RUN", "BONELIB_DATA", "BONELIB_MIRROR")
+NO_TPU = "on Colab, choose Runtime > Change runtime type > T4 GPU: TPUs are not supported"
+
+try:
+    from bonelib import pipeline
+    from bonelib.prediction.answers import model_folders
+    from bonelib.training.device import processes
+except ModuleNotFoundError as error:
+    raise RunError(f"{error.name} is not installed; {NO_TPU}") from error
 
 
 def settings(on_drive: bool = False, **form: Any) -> Config:
-    """What the form says, else what the forms of this run's other notebooks said, else `BONELIB_<FIELD>`, else the default.
+    """The settings: form, then `BONELIB_<FIELD>`, then what the run was given, then the defaults.
 
-    Images on Drive or in a zip are brought to the local disk, and the run folder comes back from its mirror.
-    on_drive: mirror the run folder in MyDrive/bonelib.
+    Images on Drive or in a zip are copied to the local disk, and the run folder is copied back.
+    on_drive: keep a copy of the run folder in MyDrive/bonelib.
     """
-    cfg = _with_mirror(Config.load(**form), on_drive)
-    with model.processes().main_process_first():  # under torchrun the others find what the first has brought
-        if cfg.mirror:
-            with fetch.told(Path(cfg.mirror)):
-                Path(cfg.mirror).mkdir(parents=True, exist_ok=True)
-                if Mirror(cfg.root, Path(cfg.mirror)).pull(checkpoints=False):  # training brings those itself
-                    print(f"brought {cfg.run} back from {cfg.mirror}")
-        cfg = Config.load(**_remembered(cfg.root, form) | {"run": cfg.run, "mirror": cfg.mirror})
-        cfg = replace(cfg, images=_near(cfg.images, cfg.cache))
-        about = f"images {cfg.images}"
-        if not (cfg.images and predict.folders(cfg.root)):  # a trained model answers about new ones without its data
-            cfg = replace(cfg, data=_near(cfg.data, cfg.cache))
-            cfg = cfg if cfg.data == "sample" else replace(cfg, data=str(catalog.locate(cfg)))
-            about = f"data {cfg.data}"
-    print(f"{about}, results in {cfg.run}" + (f" and {cfg.mirror}" if cfg.mirror else ""))
+    if _is_colab() and {"COLAB_TPU_ADDR", "TPU_NAME"} & set(os.environ):
+        raise RunError(f"this runtime has a TPU; {NO_TPU}")
+    # other values can be wrong without those that the run was given
+    places = {name: form.get(name) for name in ("run", "data", "mirror")}
+    env = {name: os.environ.get(name, "") for name in PLACE_VARIABLES}
+    cfg = _with_mirror(Config.load(env, **places), on_drive)
+    with processes().main_process_first():
+        _copy_back(cfg)
+        cfg = _with_saved(cfg, form)
+        cfg = replace(cfg, images=_local(cfg.images, cfg.cache))
+        # a trained model predicts new images without its data
+        if not (cfg.images and model_folders(cfg.root)):
+            cfg = replace(cfg, data=_local(cfg.data, cfg.cache))
+            if cfg.data != "sample":
+                cfg = replace(cfg, data=str(catalog.locate(cfg)))
+    print(f"data {cfg.data}, results in {cfg.run}" + (f" and {cfg.mirror}" if cfg.mirror else ""))
     return cfg
 
 
 def finish(cfg: Config) -> None:
-    """Bring the results to the mirror, if there is one; on Drive, wait until they have left this machine."""
-    if not cfg.mirror or not model.processes().is_main_process:
+    """Complete the copy of the run folder, if there is one; on Drive, wait for its upload."""
+    if not cfg.mirror or not processes().is_main_process:
         return
-    mirror = Mirror(cfg.root, Path(cfg.mirror))
-    mirror.push()
-    if not mirror.wait():
-        raise fetch.FetchError(f"{cfg.mirror} lacks some of {cfg.run}: run the settings cell again, then this one")
+    copy = RunCopy(cfg.root, Path(cfg.mirror))
+    copy.push()
+    if not copy.wait():
+        raise RunError(f"{cfg.mirror} is incomplete: run the settings cell again, then this one")
     if Path(cfg.mirror).is_relative_to(MOUNT):
-        from google.colab import drive
+        _google("drive").flush_and_unmount()
+    print(f"{cfg.mirror} now is a copy of {cfg.run}")
 
-        drive.flush_and_unmount()
-    print(f"{cfg.mirror} now holds what {cfg.run} holds")
+
+def upload(folder: str | Path) -> Path:
+    """What the user sends from their computer: one file, or the folder of several."""
+    if not _is_colab():
+        raise RunError("upload works on Colab only; here, give the path of a file or folder")
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    with contextlib.chdir(target):
+        names = list(_google("files").upload())
+    if not names:
+        raise RunError("no file was sent: run the cell again and choose some, or untick upload")
+    return target / names[0] if len(names) == 1 else target
+
+
+def download(path: Path) -> None:
+    """Send a file to the user's computer; does nothing where this is not Colab."""
+    if _is_colab():
+        _google("files").download(str(path))
 
 
 def _is_colab() -> bool:
     return "google.colab" in sys.modules
 
 
+def _google(name: str) -> Any:
+    """A module of google.colab."""
+    return getattr(sys.modules["google.colab"], name)
+
+
 def _drive_path(text: str) -> Path | None:
-    """What `text` means on Drive, written as Colab's file browser copies it, or from `drive` or `MyDrive` on; else None."""
+    """The path on Drive that `text` means, with Drive mounted; None if it means another place.
+
+    Written as Colab's file browser copies it, or from `drive`, `MyDrive` or `Shareddrives` on.
+    """
     tail = text.removeprefix(f"{MOUNT}/").removeprefix("drive/")
-    return MOUNT / tail if _is_colab() and tail.startswith(("MyDrive", "Shareddrives")) else None
-
-
-def _mount() -> None:
-    from google.colab import drive
-
+    if not _is_colab() or not tail.startswith(("MyDrive", "Shareddrives")):
+        return None
     try:
-        drive.mount(str(MOUNT))
-    except Exception as error:  # Colab raises many kinds: access refused, a blocked cookie, a time-out
-        raise fetch.FetchError(
-            f"Drive could not be connected ({error}): allow the access that Colab asks for, or leave Drive out"
-        ) from error
+        _google("drive").mount(str(MOUNT))
+    # Colab raises many types: access denied, a blocked cookie, a timeout
+    except Exception as error:
+        advice = "allow the access that Colab asks for, or do without Drive"
+        raise RunError(f"Drive could not be connected ({error}): {advice}") from error
+    return MOUNT / tail
 
 
 def _with_mirror(cfg: Config, on_drive: bool) -> Config:
-    """`cfg` with a mirror on Drive where it is wanted; a run folder that was put on Drive is mirrored there."""
-    named = _drive_path(cfg.mirror) or _drive_path(cfg.run)
+    """`cfg` with a copy on Drive where it is wanted; a run folder on Drive becomes the copy."""
+    run = f"runs/{cfg.root.name}" if _drive_path(cfg.run) else cfg.run
+    mirror = _drive_path(cfg.mirror) or _drive_path(cfg.run)
     if on_drive and not _is_colab():
-        print(f"This is not Colab, without a Drive: results stay in {cfg.run}; BONELIB_MIRROR names a second folder")
-    elif on_drive or named:
-        _mount()
-        run = f"runs/{cfg.root.name}" if _drive_path(cfg.run) else cfg.run
-        return replace(cfg, run=run, mirror=str(named or MOUNT / "MyDrive" / "bonelib" / run.lstrip("/")))
+        print(f"no Drive outside Colab: results stay in {run}; set BONELIB_MIRROR for a copy")
+    elif on_drive and not mirror:
+        mirror = _drive_path(f"MyDrive/bonelib/{run.lstrip('/')}")
+    return replace(cfg, run=run, mirror=str(mirror or cfg.mirror))
+
+
+def _copy_back(cfg: Config) -> None:
+    """Copy what the run folder lacks; training copies its checkpoints itself."""
+    if cfg.mirror:
+        mirror = Path(cfg.mirror)
+        with fetch.fetch_errors(mirror):
+            mirror.mkdir(parents=True, exist_ok=True)
+            if RunCopy(cfg.root, mirror).pull(checkpoints=False):
+                print(f"copied {cfg.run} back from {mirror}")
+
+
+def _with_saved(places: Config, form: dict[str, Any]) -> Config:
+    """All settings, with what earlier notebooks of this run were given."""
+    pipeline.check_version(places.root)
+    path = places.root / "config.json"
+    saved = read_json(path) if path.is_file() else {}
+    cfg = Config.load(None, saved, **form | {"run": places.run, "mirror": places.mirror})
+    taken = [f"{name} {value}" for name, value in saved.items() if cfg.given[name] is value]
+    if taken:
+        print("as given to an earlier notebook:", ", ".join(taken))
     return cfg
 
 
-def _remembered(run: Path, form: dict[str, Any]) -> dict[str, Any]:
-    """The form's values over those that other notebooks of this run were given: else each would need all of them again."""
-    path, given = run / "form.json", {k: v for k, v in form.items() if v not in ("", None)}
-    earlier = json.loads(path.read_text()) if path.is_file() else {}
-    if taken := {k: v for k, v in earlier.items() if k not in given}:
-        print("as in the forms before:", ", ".join(f"{k} {v}" for k, v in taken.items()))
-    if kept := {k: v for k, v in (earlier | given).items() if k not in ("run", "images")}:
-        artifact.write(path, json.dumps(kept))
-    return earlier | given
+def _local(place: str, cache: str) -> str:
+    """`place`, or its copy on the local disk if it is a zip or on Drive.
 
-
-def _near(where: str, cache: str) -> str:
-    """`where`, or the place on the local disk of what it holds: a zip; on Drive a folder, or a table with what is beside it."""
-    path = _drive_path(where)
-    if path:
-        _mount()
-    if where.lower().endswith(".zip"):
-        return str(fetch.unpack(path or Path(where).expanduser(), Path(cache)))
-    if path is None or (path.suffix.lower() != ".csv" and path.is_file()):
-        return str(path or where)
-    if path.suffix.lower() == ".csv":
-        return str(fetch.copy(path.parent, Path(cache)) / path.name)
-    return str(fetch.copy(path, Path(cache)))
+    Of a table on Drive, the images beside it are copied, too.
+    """
+    path = _drive_path(place)
+    if place.lower().endswith(".zip"):
+        return str(fetch.unpack(path or Path(place).expanduser(), Path(cache)))
+    if path and path.suffix.lower() == ".csv":
+        return str(fetch.copy_folder(path.parent, Path(cache)) / path.name)
+    if path and not path.is_file():
+        return str(fetch.copy_folder(path, Path(cache)))
+    return str(path or place)

@@ -1,207 +1,234 @@
-"""Every setting in one validated, frozen dataclass."""
+"""Every setting of a run, with its range, in one frozen dataclass."""
 
 from __future__ import annotations
 
-import difflib
-import json
-import math
+import dataclasses
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from bonelib.parsing import (
+    Commas,
+    Json,
+    Numbers,
+    Texts,
+    check_json,
+    check_names,
+    config_error,
+    one_of,
+)
+
+# Default class names, from healthy to ill.
 CLASSES = ("Normal", "Osteopenia", "Osteoporosis")
-AUGMENTATIONS = ("hflip", "vflip", "rotate", "shift_scale_rotate", "brightness_contrast", "blur", "noise", "dropout")
+AUGMENTATIONS = (
+    *("hflip", "vflip", "rotate", "shift_scale_rotate"),
+    *("brightness_contrast", "blur", "noise", "dropout"),
+)
 VIEWS = (
-    "identity", "mirror", "rotate -6", "rotate +6", "mirror rotate -6", "mirror rotate +6",
-    "zoom 0.94", "zoom 1.06", "mirror zoom 0.94", "mirror zoom 1.06",
-)  # fmt: skip
+    *("identity", "mirror", "rotate -6", "rotate +6", "mirror rotate -6", "mirror rotate +6"),
+    *("zoom 0.94", "zoom 1.06", "mirror zoom 0.94", "mirror zoom 1.06"),
+)
+Augmentations = Annotated[tuple[Annotated[str, one_of(AUGMENTATIONS)], ...], Commas]
+Views = Annotated[tuple[Annotated[str, one_of(VIEWS)], ...], Commas]
 
-# What differs from the defaults when there are no ImageNet weights, on the embedded sample, and in CI.
-SCRATCH: dict[str, Any] = {"lr": 2e-3, "freeze": 0.0}
-SAMPLE: dict[str, Any] = {
-    "pretrained": False, "image_size": 96, "batch_size": 16, "epochs": 18, "cycle": 18, "ema": 0.95, "dropout": 0.1,
+# What differs from the defaults without pretrained weights, on the embedded sample, and in CI.
+SCRATCH_PROFILE: dict[str, Any] = {"lr": 2e-3, "freeze": 0.0}
+SAMPLE_PROFILE: dict[str, Any] = {
+    "pretrained": False,
+    "image_size": 96,
+    "epochs": 18,
+    "cycle": 18,
+    "ema": 0.95,
+    "dropout": 0.1,
     "augment": ("hflip", "shift_scale_rotate", "brightness_contrast"),
-}  # fmt: skip
-SMOKE: dict[str, Any] = {"image_size": 64, "batch_size": 8, "epochs": 2, "cycle": 1, "resamples": 50}
-
-ALLOWED: dict[str, tuple[Any, ...]] = {
-    "balance": ("oversample", "weights", "both", "none"),
-    "precision": ("auto", "no", "fp16", "bf16"),
-    "augment": AUGMENTATIONS,
-    "tta": VIEWS,
 }
-RANGES: dict[str, tuple[float, float]] = {
-    "folds": (0, 100), "repeats": (1, 100), "test_size": (0.05, 0.34), "seed": (0, 2**31 - 1),
-    "image_size": (32, 1024), "batch_size": (2, 4096), "epochs": (1, 10_000), "patience": (1, 10_000),
-    "workers": (-1, 64), "strength": (0.0, 2.0), "dropout": (0.0, 0.9), "freeze": (0.0, 1.0), "lr": (1e-7, 1.0),
-    "weight_decay": (0.0, 1.0), "cycle": (1, 10_000), "cycle_mult": (1, 10), "label_smoothing": (0.0, 0.5),
-    "mixup": (0.0, 10.0), "layer_decay": (0.1, 1.0), "thaw": (0, 1000), "clip": (0.0, 1000.0), "ema": (0.0, 0.99999), "target": (0.34, 1.0), "resamples": (20, 100_000),
-}  # fmt: skip
-
-KINDS: dict[str, Any] = {"str": str, "bool": bool, "int": int, "float": (int, float), "tuple": tuple, "dict": dict}
-NUMBERS = {"mean": (1, 3), "std": (1, 3), "prevalence": (3,), "cost": (9,)}  # settings of several numbers, and how many
+SMOKE_PROFILE: dict[str, Any] = {
+    "pretrained": False,
+    "image_size": 64,
+    "batch_size": 8,
+    "epochs": 2,
+    "cycle": 1,
+    "resamples": 50,
+}
 
 
-class ConfigError(ValueError):
-    """A setting that does not exist or cannot be; the message names the field, the value and what is allowed."""
+# Settings that belong to a machine or a moment, not to a run.
+NOT_SAVED = ("run", "images", "mirror", "cache", "smoke")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Config:
-    """The settings of a run. Empty strings and -1 mean «decide for me»; `Config.load` is the usual way in."""
+    """The settings of a run, usually made by `Config.load`. Empty texts and -1 mean "choose"."""
 
-    # what is read, and where results go
-    data: str = "sample"  # "sample", a folder of class folders, a table (.csv), or a Kaggle slug owner/name
-    run: str = ""  # results; empty: runs/<name of the data>
-    images: str = ""  # new pictures to be answered about: a file or a folder; empty: the test split's
-    cache: str = ".cache/bonelib"  # decoded images and downloads; keep it on a local disk
-    classes: dict[str, str] = field(default_factory=dict)  # folder name -> class, for names not understood
-    metadata: str = ""  # a table of patients; empty: metadata.csv beside the class folders, if there
-    patient_regex: str = ""  # finds the patient in a file name, e.g. ^(\d+)_
-    # partition and balance
-    test_size: float = 0.2  # of all groups; val is as large
-    folds: int = 0  # 0: one train/val/test split; k: k-fold cross-validation
-    repeats: int = 1  # of the cross-validation, each with its own seed
-    balance: str = "oversample"
-    seed: int = 0
-    # pictures
-    image_size: int = 300
-    augment: tuple[str, ...] = tuple(a for a in AUGMENTATIONS if a != "vflip")  # radiographs have an up: see the README
-    strength: float = 1.0  # of the augmentation; 0 leaves only the flips
-    workers: int = -1  # loader processes; -1: none on the CPU (the model needs the cores), else up to 4
-    # model
-    backbone: str = "efficientnet_b3"  # any timm name
+    # "sample", a folder with one folder per class, a table (.csv), or a Kaggle slug owner/name
+    data: str = "sample"
+    # results; empty: runs/<name of the data>
+    run: str = ""
+    # new images for 05_predict: a file or a folder; empty: the test set
+    images: str = ""
+    # decoded images and downloads; keep it on a local disk
+    cache: str = ".cache/bonelib"
+    # class names, from healthy to ill
+    class_names: Texts = CLASSES
+    # folder name -> class name, for folder names that are not understood; "" leaves a folder out
+    classes: Annotated[dict[str, str], Json] = Field(default_factory=dict)
+    # a table about the images; empty: metadata.csv beside the class folders, if there is one
+    metadata: str = ""
+    # finds the patient in a file name, e.g. ^(\d+)_
+    patient_regex: str = ""
+
+    # share of all groups in the test set; the validation set is as large
+    test_size: float = Field(default=0.2, ge=0.05, le=0.34)
+    # 0: one train/val/test split; k: k-fold cross-validation
+    folds: int = Field(default=0, ge=0, le=100)
+    # of the cross-validation, each with its own seed
+    repeats: int = Field(default=1, ge=1, le=100)
+    balance: Literal["oversample", "weights", "both", "none"] = "oversample"
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+
+    # pixels per side
+    image_size: int = Field(default=300, ge=32, le=1024)
+    # a radiograph has an up, so the vertical flip is left out by default
+    augment: Augmentations = tuple(name for name in AUGMENTATIONS if name != "vflip")
+    # of the augmentation; 0 leaves only the flips
+    strength: float = Field(default=1.0, ge=0, le=2)
+    # loader processes; -1: none on a CPU (the model needs the cores), else up to 4
+    workers: int = Field(default=-1, ge=-1, le=64)
+
+    # any timm model
+    backbone: str = "efficientnet_b3"
     pretrained: bool = True
-    weights: str = ""  # a file of backbone weights, in place of the hub
-    backbone_args: dict[str, Any] = field(default_factory=dict)  # passed to timm, e.g. {"pad_type": "same"}
-    mean: tuple[float, ...] = ()  # of the weights' training images, 0..1; empty: timm's for this backbone
-    std: tuple[float, ...] = ()
-    dropout: float = 0.3
-    freeze: float = 0.5  # share of the backbone's parameter tensors, from the input on, that stay as they are
-    # training
-    batch_size: int = 16  # over all devices together
-    epochs: int = 30
-    patience: int = 15  # epochs without a better validation accuracy
-    lr: float = 1e-3
-    weight_decay: float = 0.01
-    cycle: int = 8  # epochs to the first warm restart of the cosine schedule
-    cycle_mult: int = 2  # each cycle is so many times as long as the one before
-    label_smoothing: float = 0.1
-    ordinal: bool = False  # label smoothing towards the neighbouring classes only
-    mixup: float = 0.0  # alpha of timm's mixup; 0: off
-    layer_decay: float = 1.0  # each block's rate is so many times that of the block above; 1: off
-    thaw: int = 0  # epochs between quarters of the backbone that are released, down to `freeze`; 0: released at once
-    clip: float = 1.0  # gradient norm; 0: off
-    ema: float = 0.99  # decay of the averaged weights; 0: off
-    precision: str = "auto"
-    deterministic: bool = False  # on a GPU: the same figures every time, at some cost in speed
-    trackers: tuple[str, ...] = ()  # of accelerate, such as tensorboard or wandb
-    mirror: str = ""  # a second folder, on Drive say, that the run folder is copied to as it grows
-    resume: bool = True  # go on from the newest checkpoint in the run folder
-    # evaluation
-    tta: tuple[str, ...] = VIEWS  # what test-time augmentation averages over
-    resamples: int = 1000  # of the bootstrap
-    prevalence: tuple[
-        float, ...
-    ] = ()  # shares of the three classes where the model is to be used; empty: as in the data
-    cost: tuple[float, ...] = ()  # nine numbers, a row a true class, of calling it each class; empty: the distance
-    target: float = 0.9  # accuracy of what is answered, when unsure images are referred
-    smoke: bool = False  # the tiny run that CI makes
+    # a .safetensors file of backbone weights, in place of the model hub
+    weights: str = ""
+    # passed to timm, e.g. {"pad_type": "same"}
+    backbone_args: Annotated[dict[str, Any], Json] = Field(default_factory=dict)
+    # of the images that the weights were trained on, 0..1; empty: timm's values for this backbone
+    mean: Numbers = ()
+    std: Numbers = ()
+    dropout: float = Field(default=0.3, ge=0, le=0.9)
+    # share of the backbone's parameter tensors, from the input on, that stay unchanged
+    freeze: float = Field(default=0.5, ge=0, le=1)
+
+    # over all devices together
+    batch_size: int = Field(default=16, ge=2, le=4096)
+    epochs: int = Field(default=30, ge=1, le=10_000)
+    # epochs without a better validation accuracy before training stops
+    patience: int = Field(default=15, ge=1, le=10_000)
+    lr: float = Field(default=1e-3, ge=1e-7, le=1)
+    weight_decay: float = Field(default=0.01, ge=0, le=1)
+    # epochs to the first warm restart of the cosine schedule
+    cycle: int = Field(default=8, ge=1, le=10_000)
+    # each cycle is this many times as long as the one before
+    cycle_mult: int = Field(default=2, ge=1, le=10)
+    label_smoothing: float = Field(default=0.1, ge=0, le=0.5)
+    # largest norm of the gradient; 0: off
+    clip: float = Field(default=1.0, ge=0, le=1000)
+    # decay of the averaged weights; 0: off
+    ema: float = Field(default=0.99, ge=0, le=0.99999)
+    precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
+    # on a GPU: the same numbers every time, at some cost in speed
+    deterministic: bool = False
+    # a second folder, on Drive for example, that the run folder is copied to while it grows
+    mirror: str = ""
+    # continue from the newest checkpoint in the run folder
+    resume: bool = True
+
+    # the views that test-time augmentation averages over
+    tta: Views = Field(default=VIEWS, min_length=1)
+    # of the bootstrap
+    resamples: int = Field(default=1000, ge=20, le=100_000)
+    # shares of the classes where the model is to be used; empty: as in the data
+    prevalence: Numbers = ()
+    # accuracy of the answered images, when unsure ones are referred to a person
+    target: float = Field(default=0.9, ge=0.34, le=1)
+    # the tiny run that CI makes
+    smoke: bool = False
+    # what the user gave, as given: the content of the run's config.json
+    given: dict[str, Any] = Field(default_factory=dict, repr=False)
 
     @classmethod
-    def load(cls, env: Mapping[str, str] | None = None, **form: Any) -> Config:
-        """Defaults, then what the sample or a smoke run changes, then `BONELIB_<FIELD>`, then the form's non-empty values."""
-        env = os.environ if env is None else env
-        given = {k[len("BONELIB_") :].lower(): v for k, v in env.items() if k.startswith("BONELIB_") and v != ""}
-        given |= {k: v for k, v in form.items() if v not in ("", None)}
-        plain = cls()
-        defaults = {f.name: getattr(plain, f.name) for f in fields(cls)}
-        for name in given:
-            if name not in defaults:
-                near = difflib.get_close_matches(name, defaults, 1)
-                hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(defaults)}"
-                raise ConfigError(f"no setting is called {name!r} (value {given[name]!r}): {hint}")
-        given = {k: _parse(k, v, defaults[k]) if isinstance(v, str) else v for k, v in given.items()}
-        profile: dict[str, Any] = {}
-        if given.get("data", cls.data) == "sample":
-            profile |= SAMPLE
-        if not given.get("pretrained", profile.get("pretrained", True)) and not given.get("weights"):
-            profile |= SCRATCH
-        if given.get("smoke", False):
-            profile |= SMOKE | {"pretrained": False, "freeze": 0.0}
-        return cls(**(profile | given))
+    def load(
+        cls,
+        env: Mapping[str, str] | None = None,
+        saved: Mapping[str, Any] | None = None,
+        **form: Any,
+    ) -> Config:
+        """The settings of a run: form, then `BONELIB_<FIELD>`, then `saved`, then the defaults.
 
-    def __post_init__(self) -> None:
-        for f in fields(self):
-            value, (kind, _, inner) = getattr(self, f.name), str(f.type).partition("[")
-            fits = isinstance(value, KINDS[kind]) and (kind == "bool" or not isinstance(value, bool))
-            if not fits or (kind == "tuple" and not all(isinstance(v, KINDS[inner.split(",")[0]]) for v in value)):
-                raise ConfigError(f"{f.name} = {value!r}: expected {f.type}")
+        saved: the run's config.json. Empty values count as not given.
+        """
+        environment = os.environ if env is None else env
+        given = dict(saved or {})
+        # BONELIB_REAL is no setting: it tells the tests where real images are
+        given |= {
+            name.removeprefix("BONELIB_").lower(): value
+            for name, value in environment.items()
+            if name.startswith("BONELIB_") and name != "BONELIB_REAL" and value != ""
+        }
+        given |= {name: value for name, value in form.items() if value not in ("", None)}
+        fields = [field.name for field in dataclasses.fields(cls) if field.name != "given"]
+        check_names(given, fields)
+        check_json(given)
+        kept = {name: given[name] for name in given if name not in NOT_SAVED}
+        try:
+            cfg = cls(**given, given=kept)
+            profile = _profile(cfg, given)
+            return cls(**(profile | given), given=kept)
+        except ValidationError as error:
+            raise config_error(error) from error
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
         if not self.run:
             object.__setattr__(self, "run", f"runs/{Path(self.data).stem or 'run'}")
         if self.weights:
             object.__setattr__(self, "pretrained", True)
-        for name, allowed in ALLOWED.items():
-            value = getattr(self, name)
-            for one in value if isinstance(value, tuple) else (value,):
-                if one not in allowed:
-                    raise ConfigError(f"{name} = {one!r}: allowed are {', '.join(allowed)}")
-        for name, (low, high) in RANGES.items():
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"{name} = {getattr(self, name)!r}: allowed is {low:g} to {high:g}")
+        for field in ("mean", "std"):
+            if len(values := getattr(self, field)) == 1:
+                object.__setattr__(self, field, values * 3)
+        count = len(self.class_names)
+        if count < 2 or len({name.casefold() for name in self.class_names}) < count:
+            raise ValueError("class_names: expected at least two different names")
         if self.folds in (1, 2):
-            raise ConfigError(f"folds = {self.folds}: allowed is 0 (one train/val/test split) or at least 3")
-        for folder, label in self.classes.items():
-            if label not in (*CLASSES, ""):
-                raise ConfigError(
-                    f"classes: folder {folder!r} is mapped to {label!r}: allowed are {', '.join(CLASSES)}, "
-                    "or an empty text to leave the folder out"
-                )
-        if not self.tta:
-            raise ConfigError(f"tta = {self.tta!r}: expected at least one view, such as {VIEWS[0]}")
+            raise ValueError("folds: allowed is 0 (one train/val/test split) or at least 3")
+        allowed = (*self.class_names, "")
+        if unknown := [name for name in self.classes.values() if name not in allowed]:
+            raise ValueError(f"classes: {unknown[0]!r} is not one of {', '.join(allowed)} or empty")
+        for field, length in (("mean", 3), ("std", 3), ("prevalence", count)):
+            values = getattr(self, field)
+            if values and (len(values) != length or max(values) <= 0):
+                raise ValueError(f"{field} = {values}: expected {length} numbers, not all 0")
+        if self.std and min(self.std) < 1e-6:
+            raise ValueError(f"std = {self.std}: expected numbers above 0")
         try:
             re.compile(self.patient_regex)
         except re.error as error:
-            raise ConfigError(f"patient_regex = {self.patient_regex!r}: no regular expression ({error})") from error
-        for name, counts in NUMBERS.items():
-            value = getattr(self, name)
-            least = 1e-6 if name == "std" else 0
-            if value and (len(value) not in counts or not all(least <= v < math.inf for v in value) or max(value) <= 0):
-                raise ConfigError(
-                    f"{name} = {value!r}: expected {' or '.join(map(str, counts))} numbers, not negative, not all 0"
-                )
+            raise ValueError(f"patient_regex: no regular expression ({error})") from error
+        return self
 
     @property
     def root(self) -> Path:
         """The run folder."""
         return Path(self.run)
 
-    def json(self) -> str:
-        return json.dumps(asdict(self), indent=2)
 
-    @classmethod
-    def from_json(cls, text: str) -> Config:
-        raw: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
-        return cls(**raw)
+def present_classes(cfg: Config, labels: Iterable[str]) -> tuple[str, ...]:
+    """Those of the class names that occur in `labels`, in their order."""
+    present = set(labels)
+    return tuple(name for name in cfg.class_names if name in present)
 
 
-def _parse(name: str, text: str, default: Any) -> Any:
-    """`text` as the type of the field's default."""
-    try:
-        if isinstance(default, bool):
-            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text.lower()]
-        if isinstance(default, (int, float)):
-            return type(default)(text)
-        if isinstance(default, dict):
-            return dict(json.loads(text))
-        if isinstance(default, tuple):
-            parts = tuple(p.strip() for p in text.split(",") if p.strip() and p.strip() != "none")
-            return tuple(float(p) for p in parts) if name in NUMBERS else parts
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        expected = {bool: "1 or 0", dict: 'JSON such as {"a": "b"}', tuple: "values parted by commas"}
-        kind = expected.get(type(default), f"a number ({type(default).__name__})")
-        raise ConfigError(f"{name} = {text!r}: expected {kind}") from error
-    return text
+def _profile(cfg: Config, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the sample, training from random weights, and a smoke run change in the defaults."""
+    profile: dict[str, Any] = dict(SAMPLE_PROFILE) if cfg.data == "sample" else {}
+    if cfg.smoke:
+        profile |= SMOKE_PROFILE
+    pretrained = cfg.pretrained if "pretrained" in given else profile.get("pretrained", True)
+    if not pretrained and not cfg.weights:
+        profile |= SCRATCH_PROFILE
+    return profile

@@ -1,80 +1,141 @@
-"""Groups to train, val and test; what an epoch draws; what a class weighs."""
+"""Groups to train, val and test; how often an epoch draws an image; what a class weighs."""
 
 from __future__ import annotations
 
-import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from imblearn.over_sampling import RandomOverSampler
 from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold
 
-from bonelib import audit, folds
-from bonelib.config import CLASSES, Config
+from bonelib.config import Config, present_classes
+from bonelib.data.catalog import usable
+from bonelib.messages import DataError
+from bonelib.storage import text_digest
 
-COLUMNS = ["path", "label", "group", "split", "fold", "draws"]
+SPLIT_COLUMNS = ["path", "label", "group", "split", "fold", "draws"]
 
 
-class SplitError(ValueError):
-    """Data that cannot be parted as asked; the message says how many groups each class needs."""
+@dataclass(frozen=True)
+class Fold:
+    """One training: its settings, its splits, and the images in their order.
+
+    splits: SPLIT_COLUMNS. images: (N, S, S) uint8. folder: where checkpoints, history.csv and
+    model/ go.
+    """
+
+    cfg: Config
+    splits: pd.DataFrame
+    images: NDArray[np.uint8]
+    folder: Path
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return present_classes(self.cfg, self.splits["label"])
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) positions in `class_names`."""
+        return label_indices(self.splits["label"], self.class_names)
+
+    def rows(self, *names: str) -> NDArray[np.int64]:
+        """The positions of the rows in the splits with these names."""
+        return np.flatnonzero(self.splits["split"].isin(names))
 
 
 def split(table: pd.DataFrame, cfg: Config, fold: int = 0, repeat: int = 0) -> pd.DataFrame:
-    """`path, label, group, split, fold, draws` of every usable row.
+    """SPLIT_COLUMNS of every usable row; no group is in two splits.
 
-    Folds are grouped and stratified (scikit-learn's StratifiedGroupKFold): fold `fold` is the test split, the next one val.
-    Without cross-validation there are 1 / test_size folds. No group stands on two sides.
-    Raises SplitError if a class has too few groups.
+    Folds are grouped and stratified: `fold` is the test set, the next one the validation set.
+    Without cross-validation there are 1 / test_size folds. Raises DataError if a class has too
+    few groups.
     """
-    rows = table[audit.usable(table)].reset_index(drop=True)
-    y = rows["label"].map(CLASSES.index).to_numpy(np.int64)
+    rows = table[usable(table)].reset_index(drop=True)
+    class_names = present_classes(cfg, rows["label"])
+    y = label_indices(rows["label"], class_names)
     k = cfg.folds or round(1 / cfg.test_size)
     if not 0 <= fold < k:
-        raise SplitError(f"fold = {fold}: allowed is 0 to {k - 1}")
-    _check_size(rows, k)
-    dealt = folds.deal(y, rows["group"].to_numpy(), k, cfg.seed + 1000 * repeat)
-    part = np.select([dealt == fold, dealt == (fold + 1) % k], ["test", "val"], "train")
-    out = rows[["path", "label", "group"]].assign(split=part, fold=dealt)
+        raise DataError(f"fold = {fold}: allowed is 0 to {k - 1}")
+    _check_groups(rows, class_names, k)
+    folds = assign_folds(y, rows["group"].to_numpy(), k, cfg.seed + 1000 * repeat)
+    names = np.select([folds == fold, folds == (fold + 1) % k], ["test", "val"], "train")
+    out = rows[["path", "label", "group"]].assign(split=names, fold=folds)
     for name in ("train", "val", "test"):
-        missing = set(CLASSES) - set(out["label"][out["split"] == name])
+        missing = set(class_names) - set(out["label"][out["split"] == name])
         if missing:
-            raise SplitError(
-                f"{name} got no image of {', '.join(sorted(missing))}: the groups are too large to part evenly. "
-                f"Use another seed (now {cfg.seed}) or fewer folds (now {k})"
+            raise DataError(
+                f"{name} has no image of {', '.join(sorted(missing))}: the groups are too large to "
+                f"split evenly. Use another seed (now {cfg.seed}) or fewer folds (now {k})"
             )
     return out.assign(draws=_draws(out, y, cfg))
 
 
-def class_weights(splits: pd.DataFrame, balance: str) -> NDArray[np.float32]:
-    """(3,) float32, mean 1 over what an epoch draws: what the loss multiplies each class by.
+def assign_folds(y: NDArray[Any], groups: NDArray[Any], k: int, seed: int) -> NDArray[np.int64]:
+    """The fold of each row, (N,) in 0..k-1: whole groups, each class as evenly as they allow.
 
-    They come from what is drawn, so oversampling leaves them at 1; only `both` corrects twice, as the original did.
+    The groups are shuffled here: asked to do it, scikit-learn 1.6 (Colab's) confuses which group
+    has which counts, and the folds are not stratified.
+    """
+    _, group = np.unique(groups, return_inverse=True)
+    order = np.random.RandomState(seed).permutation(group.max() + 1)
+    folds = np.empty(len(y), np.int64)
+    splitter = StratifiedGroupKFold(k)
+    for fold, (_, held_out) in enumerate(splitter.split(y, y, np.argsort(order)[group])):
+        folds[held_out] = fold
+    return folds
+
+
+def label_indices(labels: pd.Series, class_names: tuple[str, ...]) -> NDArray[np.int64]:
+    """(N,) positions of the labels in `class_names`."""
+    return labels.map(class_names.index).to_numpy(np.int64)
+
+
+def class_weights(
+    splits: pd.DataFrame, balance: str, class_names: tuple[str, ...]
+) -> NDArray[np.float32]:
+    """(K,) what the loss multiplies each class by; their mean over what an epoch draws is 1.
+
+    They come from what is drawn, so oversampling leaves them at 1; only "both" corrects twice, as
+    the original notebook did.
     """
     if balance == "none":
-        return np.ones(len(CLASSES), np.float32)
-    train = splits[splits["split"] == "train"]
-    y = train["label"].map(CLASSES.index).to_numpy(np.int64)
-    drawn = np.bincount(y, train["draws"], len(CLASSES))
-    counts = np.bincount(y, minlength=len(CLASSES)) if balance == "both" else drawn
-    weights: NDArray[np.float64] = drawn.sum() / counts / (drawn / counts).sum()
+        return np.ones(len(class_names), np.float32)
+    held, drawn = _class_counts(splits, class_names)
+    counts = held if balance == "both" else drawn
+    weights = drawn.sum() / counts / (drawn / counts).sum()
     return weights.astype(np.float32)
 
 
-def priors(splits: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(3,) shares of the classes in what training draws, and in the training images themselves."""
-    train = splits[splits["split"] == "train"]
-    y = train["label"].map(CLASSES.index).to_numpy(np.int64)
-    drawn, held = (np.bincount(y, w, len(CLASSES)) for w in (train["draws"], None))
+def class_shares(
+    splits: pd.DataFrame, class_names: tuple[str, ...]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(K,) shares of the classes in what training draws, and in the training images."""
+    held, drawn = _class_counts(splits, class_names)
     return drawn / drawn.sum(), held / held.sum()
 
 
-def digest(splits: pd.DataFrame) -> str:
-    """A hash of who stands where: two runs with the same one may be compared, and one may resume the other."""
-    return hashlib.sha256(splits[COLUMNS].to_csv(index=False).encode()).hexdigest()[:16]
+def split_digest(splits: pd.DataFrame) -> str:
+    """A hash of which image is in which split: runs with the same one may be compared."""
+    return text_digest(splits[SPLIT_COLUMNS].to_csv(index=False))
+
+
+def _class_counts(
+    splits: pd.DataFrame, class_names: tuple[str, ...]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(K,) training images of each class, and how many of them an epoch draws."""
+    train = splits[splits["split"] == "train"]
+    y = label_indices(train["label"], class_names)
+    held = np.bincount(y, minlength=len(class_names)).astype(np.float64)
+    drawn = np.bincount(y, train["draws"], len(class_names)).astype(np.float64)
+    return held, drawn
 
 
 def _draws(out: pd.DataFrame, y: NDArray[np.int64], cfg: Config) -> NDArray[np.int64]:
-    """How often an epoch draws each row: training rows once, or as often as RandomOverSampler picks them."""
+    """How often an epoch draws each row: once, or as often as RandomOverSampler picks it."""
     train = np.flatnonzero(out["split"] == "train")
     picked = train
     if cfg.balance in ("oversample", "both"):
@@ -83,11 +144,12 @@ def _draws(out: pd.DataFrame, y: NDArray[np.int64], cfg: Config) -> NDArray[np.i
     return np.bincount(picked, minlength=len(out))
 
 
-def _check_size(rows: pd.DataFrame, k: int) -> None:
-    have = rows.groupby("label")["group"].nunique().reindex(CLASSES, fill_value=0)
-    if have.min() < k:
-        listed = ", ".join(f"{c} {n}" for c, n in have.items())
-        raise SplitError(
-            f"too few groups (patients, or images of unknown patients) to part: found {listed}; "
-            f"{k} folds need at least {k} of each class. Add images, or use fewer folds or a larger test_size"
+def _check_groups(rows: pd.DataFrame, class_names: tuple[str, ...], k: int) -> None:
+    groups = rows.groupby("label")["group"].nunique().reindex(class_names, fill_value=0)
+    if len(groups) < 2 or groups.min() < k:
+        listed = ", ".join(f"{name} {count}" for name, count in groups.items())
+        raise DataError(
+            "too few groups (patients, or images of unknown patients) to split: found "
+            f"{listed or 'none'}; {k} folds need at least {k} of each of two or more classes. "
+            "Add images, or use fewer folds or a larger test_size"
         )

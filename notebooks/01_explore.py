@@ -20,149 +20,219 @@
 # ---
 
 # %% [markdown]
-# # 1 · What is in the data?
+# # 1 · Explore: what is in the data?
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/bonelib/blob/main/notebooks/01_explore.ipynb)
 #
-# This notebook looks at a set of bone-density images before any model does: how many there are, which are copies of one
-# another, which contradict each other, and what besides bone could give the class away.
+# This notebook looks at a set of bone-density images before any model does: how many
+# are usable, which are copies of each other, which have contradictory labels, and what
+# besides bone could reveal the class.
 #
-# It needs no GPU. On the sample it takes about half a minute on two CPU cores and less than 1 GB of memory.
+# It needs no GPU. On the sample it takes about half a minute on two CPU cores.
 #
 # For research and teaching; not for diagnosis.
 
-# %% [markdown]
-# ## Setup
-#
-# On Colab this installs `bonelib`: from a wheel beside this notebook or in Drive's folder `bonelib` if there is one, else from
-# GitHub. Every package that Colab ships stays as it is. Elsewhere it only looks whether `bonelib` is there.
-
-# %%
-import subprocess
-import sys
+# %% cellView="form"
+# @title Install bonelib
+import subprocess, sys
 from importlib.util import find_spec
 from pathlib import Path
 
 REPOSITORY = "https://github.com/OWNER/bonelib"
-if "google.colab" in sys.modules:
-    near = [wheel for folder in (".", "drive/MyDrive/bonelib") for wheel in Path(folder).glob("bonelib-*.whl")]
-    near += [project.parent for project in Path("drive/MyDrive/bonelib").glob("pyproject.toml")]
-    for name, source in {"bonelib": near[0] if near else f"git+{REPOSITORY}", "pydicom": "pydicom"}.items():
-        if not getattr(find_spec(name), "origin", None):
-            subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", source], check=True)
-elif find_spec("bonelib") is None:
-    raise ModuleNotFoundError("bonelib is not installed here: see the two commands in its README")
+if "google.colab" in sys.modules and find_spec("bonelib") is None:
+    wheels = [*Path().glob("*.whl"), *Path("drive/MyDrive/bonelib").glob("*.whl")]
+    source = str(wheels[0]) if wheels else f"git+{REPOSITORY}"
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", source, "pydicom"]
+    subprocess.run(pip, check=True)
 
 # %%
-from bonelib import audit, colab, plots, plots_audit, series
+from bonelib import colab, display, pipeline
+from bonelib.data.catalog import has_issue, usable
+from bonelib.plots import audit as audit_plots
+from bonelib.plots import training as plots
+from bonelib.plots.style import class_colours
 
 # %% [markdown]
 # ## Settings
 #
-# Run as it is, the notebook works on the embedded sample: synthetic radiographs, drawn on the spot. For your own images,
-# give `data` a folder that holds one folder a class (`Normal`, `Osteopenia`, `Osteoporosis`), a zip of it, a table (`.csv`)
-# with the columns `path` and `label`, or a Kaggle slug. What lies on Drive is copied to the local disk first; write it as
-# Colab's file browser does: `/content/drive/MyDrive/…`. On Colab each notebook has a machine of its own: tick
-# `results_on_drive`, and it finds what the one before has made. An empty field takes what an earlier notebook of this run was
-# given, else the variable `BONELIB_<FIELD>`, else the default.
+# Run without changes, the notebook uses the embedded sample: synthetic radiographs. An
+# empty field takes what an earlier notebook of this run was given, else the environment
+# variable `BONELIB_<FIELD>`, else the default.
 
 # %% cellView="form"
 # @title Settings
+# @markdown A folder with one folder per class, a zip, a table (.csv) or a Kaggle name.
 data = ""  # @param {type:"string", placeholder:"sample"}
+# @markdown What a folder name means, if it is not understood: {"thin": "Osteopenia"}.
+classes = ""  # @param {type:"string"}
+# @markdown Finds the patient in a file name, for example ^(\d+)_
+patient_regex = ""  # @param {type:"string"}
+# @markdown A table about the images, with age, sex, patient or T-score.
+metadata = ""  # @param {type:"string", placeholder:"metadata.csv beside the images"}
+# @markdown The folder for the results.
 run = ""  # @param {type:"string", placeholder:"runs/sample"}
+# @markdown Keep a copy of the results on Google Drive.
 results_on_drive = False  # @param {type:"boolean"}
-cfg = colab.settings(results_on_drive, data=data, run=run)
+# @markdown Send a zip of images from your computer (Colab only).
+upload = False  # @param {type:"boolean"}
+form = {"data": data, "classes": classes, "patient_regex": patient_regex}
+if upload:
+    form["data"] = str(colab.upload("uploaded"))
+cfg = colab.settings(results_on_drive, **form, metadata=metadata, run=run)
 
 # %% [markdown]
-# ## Every file, one table
+# ## One row per file
 #
-# Each file is decoded once, to grey, and measured. What cannot be read is set aside with its reason; it never becomes a
-# picture of some class. The audit then fills two columns: `group`, the images that must never be parted, and `issues`.
+# Each file is decoded once, to grey. A file that cannot be read is set aside with the
+# reason; it never becomes an image of some class. The audit then fills two columns:
+# `group` (images that must stay in the same split) and `issues`.
 
 # %%
-table, findings, thumbs, root = series.audited(cfg, afresh=True)
-table[["path", "label", "patient", "width", "height", "format", "status", "group", "issues"]].head()
+found = pipeline.audited(cfg, refresh=True)
+table = found.table
+table[["path", "label", "width", "height", "status", "group", "issues"]].head()
 
 # %% [markdown]
-# From what was found to what may be used: the steps are counted, so that nothing disappears unseen.
+# From the files found to the images used. Every exclusion is counted.
 
 # %%
-series.show(plots_audit.flow(findings), cfg, "flow")
+display.show(audit_plots.funnel(found.audit), cfg, "funnel")
 
 # %% [markdown]
-# Copies are left out but for one of each, and so is every picture that stands under two different labels: no model can
-# learn from a contradiction. What could not be read, and why:
+# Read it from top to bottom: each bar is what the step above left. Of a set of copies
+# one image is kept; copies with different labels are excluded, because no model can
+# learn from a contradiction. The files that could not be read, with the reason:
 
 # %%
-table.loc[table["status"] != "ok", ["path", "label", "bytes", "status"]]
+table.loc[table["status"] != "ok", ["path", "bytes", "status"]]
 
 # %% [markdown]
-# ## The classes
+# ## Classes
 #
-# Accuracy alone flatters a model on unequal classes: always naming the largest is right as often as that class is large.
-# That share is the first thing that a model has to beat.
+# With unequal classes, accuracy is flattering: a model that always predicts the largest
+# class is right as often as that class is large.
 
 # %%
-series.show(plots.class_counts(table[table["status"] == "ok"], title="Readable images of each class"), cfg, "classes")
+images = table[usable(table)]
+names = tuple(name for name in cfg.class_names if name in set(images["label"]))
+title = "Usable images of each class"
+display.show(plots.class_counts(images, names, title=title), cfg, "classes")
+
+# %%
+images["label"].value_counts(normalize=True).round(3).to_frame("share")
 
 # %% [markdown]
-# ## The pictures
+# The largest share above is the accuracy of a model that has learnt nothing. Remember
+# it.
 #
-# A few of each class, as the model will see them: one grey channel, the whole picture in a black square.
+# ## Images
+#
+# Four of each class as the model will see them: one grey channel, the whole image in a
+# black square.
 
 # %%
-readable = table[table["status"] == "ok"].reset_index(drop=True)
-some = readable[audit.usable(readable)].groupby("label").head(4).sort_values("label")
-colours = [plots.PALETTE[label] for label in some["label"]]
-series.show(plots.grid(thumbs[some.index], list(some["label"]), colours, title="Four of each class"), cfg, "pictures")
+readable = found.readable
+rows = readable[usable(readable)].groupby("label").head(4).sort_values("label")
+colours = [class_colours(names)[label] for label in rows["label"]]
+thumbnails = found.thumbnails[rows.index]
+title = "Four images of each class"
+figure = plots.image_grid(thumbnails, list(rows["label"]), colours, title=title)
+display.show(figure, cfg, "images")
 
 # %% [markdown]
-# Look for what is *not* bone: letters, markers, coloured overlays, borders, another scanner. If it goes with the class,
-# a model will learn it instead.
+# Look for what is *not* bone: letters, markers, coloured overlays, borders, another
+# scanner. If it occurs more often in one class, a model will learn it instead of bone.
 #
 # ## Copies
 #
-# Two pictures are copies if one can be had from the other by mirroring, turning, rescaling, cropping, recompressing or a
-# change of exposure. If one lies in train and the other in test, the test figure is worth nothing. Each row below is a
-# cluster, with what kind of copy it is and how sure the comparison was.
+# Two images are copies if one can be made from the other by mirroring, rotation,
+# scaling, cropping, recompression or a change of exposure. With a copy in the training
+# set and one in the test set, the test result is worthless.
 
 # %%
-copies = series.show(plots_audit.clusters(findings, readable, thumbs), cfg, "copies") if findings["clusters"] else None
-copies or "No copies were found."
+clusters = found.audit["clusters"]
+if clusters:
+    figure = audit_plots.clusters(found.audit, readable, found.thumbnails)
+    display.show(figure, cfg, "copies")
 
 # %% [markdown]
-# Pictures of one patient, and copies, share a `group`. Groups, not pictures, are dealt to train, validation and test.
+# Each row above (there is none if no copies were found) is one cluster, with the kind
+# of copy and how certain the comparison is. Look at the least certain ones: are they
+# really the same image? What was done with them:
 
 # %%
-table.loc[table["issues"] != "", ["path", "label", "group", "issues"]]
+copies = table[has_issue(table, "copy", "conflict")]
+copies[["path", "label", "group", "issues"]].head(20)
 
 # %% [markdown]
-# What else stands out: values that cannot be, names that seem to carry a patient or tell a copy, a known public set.
+# `copy` marks the copies that are set aside, `conflict` every image of a cluster with
+# more than one label. These are the contradictions in full:
 
 # %%
-series.say(findings["notes"] or ["Nothing else stands out."])
+conflicts = found.audit["conflicts"]
+display.Sentences(
+    [f"{', '.join(c['paths'])}: {', '.join(c['labels'])}" for c in conflicts[:10]]
+    or ["No copies with different labels were found."]
+)
 
 # %% [markdown]
+# ## Patients
+#
+# Two images of one patient are not copies, but they look alike, so they must not be in
+# different splits either. Images that share a patient or are copies form a `group`.
+
+# %%
+groups = table[table["group"] != ""].groupby("group")
+summary = {
+    "images in groups": int(groups.size().sum()),
+    "groups": len(groups),
+    "known patients": found.audit["patients"],
+    "largest group": int(groups.size().max()),
+}
+display.Sentences(f"{name}: {count}" for name, count in summary.items())
+
+# %% [markdown]
+# If the number of known patients is 0, the data do not say who is who: then only copies
+# are kept together, and every result is more doubtful for it. Set `patient_regex` if
+# the file names carry the patient.
+#
 # ## Shortcuts
 #
-# How well can the class be told from things that are not bone? Each row is a small model that sees one such thing only,
-# judged by grouped cross-validation: 0.5 is chance, the bar is the 95% interval. On a very small set, what tells nothing falls
-# below 0.5, because each fold holds out what the others then lack.
+# How well can the class be predicted from things that are not bone? Each row is a small
+# model that sees one such thing only, evaluated by grouped cross-validation.
 
 # %%
-series.show(plots_audit.shortcuts(findings), cfg, "shortcuts")
-
-# %%
-series.say(findings["warnings"] or ["No shortcut was found that predicts the class better than chance."])
+display.show(audit_plots.shortcuts(found.audit), cfg, "shortcuts")
 
 # %% [markdown]
-# A warning here does not forbid training. It says what the model must be compared with: a model that does no better than
-# age, or than the size of the file, has not read the bone.
+# Read the bars: 0.5 is chance, the bar is the 95% interval, and a coloured bar excludes
+# chance. A coloured bar does not forbid training. It says what the model has to beat: a
+# model that does no better than age, or than the size of the file, has not read the
+# bone.
+#
+# ## Findings
+#
+# Everything that the audit found, the most serious first.
+
+# %%
+display.findings(found.audit["findings"], "Nothing was found that needs attention.")
+
+# %% [markdown]
+# ## Exercises
+#
+# Each answer is a change of one cell.
+#
+# 1. Show four images that were set aside instead of four usable ones. Would you have
+#    excluded them, too?
+# 2. Which class has the most copies? Count the rows of `copies` by `label`.
+# 3. Set `patient_regex` to a pattern that matches nothing. What does the error say, and
+#    what does `table["group"]` look like with a pattern that finds too much, such as
+#    `^(.)`?
 #
 # ## Where to go from here
 #
-# The run folder now holds `catalog.csv` and `audit.json`. Next: `02_balance` parts the images by group and balances what
-# training draws.
+# The run folder now holds `catalog.csv` and `audit.json`. Next: `02_balance` splits the
+# images by group and balances what training draws.
 
 # %%
-colab.finish(cfg)  # brings the results to Drive, if that box is ticked
+colab.finish(cfg)

@@ -20,162 +20,306 @@
 # ---
 
 # %% [markdown]
-# # 2 · Parting and balancing without leaks
+# # 2 · Balance: split, balance and augment without leaks
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/bonelib/blob/main/notebooks/02_balance.ipynb)
 #
-# This notebook deals the images to train, validation and test so that no patient and no copy stands on two sides, balances
-# what training draws, and shows how training and prediction change a picture.
+# This notebook splits the images into training, validation and test sets so that no
+# patient and no copy is in two of them, balances what training draws, and shows how
+# training and prediction change an image.
 #
-# It needs no GPU. On the sample it takes about half a minute on two CPU cores and less than 1 GB of memory.
+# It needs no GPU. On the sample it takes about half a minute on two CPU cores.
 #
 # For research and teaching; not for diagnosis.
 
-# %% [markdown]
-# ## Setup
-#
-# On Colab this installs `bonelib`: from a wheel beside this notebook or in Drive's folder `bonelib` if there is one, else from
-# GitHub. Every package that Colab ships stays as it is. Elsewhere it only looks whether `bonelib` is there.
-
-# %%
-import subprocess
-import sys
+# %% cellView="form"
+# @title Install bonelib
+import subprocess, sys
 from importlib.util import find_spec
 from pathlib import Path
 
 REPOSITORY = "https://github.com/OWNER/bonelib"
-if "google.colab" in sys.modules:
-    near = [wheel for folder in (".", "drive/MyDrive/bonelib") for wheel in Path(folder).glob("bonelib-*.whl")]
-    near += [project.parent for project in Path("drive/MyDrive/bonelib").glob("pyproject.toml")]
-    for name, source in {"bonelib": near[0] if near else f"git+{REPOSITORY}", "pydicom": "pydicom"}.items():
-        if not getattr(find_spec(name), "origin", None):
-            subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", source], check=True)
-elif find_spec("bonelib") is None:
-    raise ModuleNotFoundError("bonelib is not installed here: see the two commands in its README")
+if "google.colab" in sys.modules and find_spec("bonelib") is None:
+    wheels = [*Path().glob("*.whl"), *Path("drive/MyDrive/bonelib").glob("*.whl")]
+    source = str(wheels[0]) if wheels else f"git+{REPOSITORY}"
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", source, "pydicom"]
+    subprocess.run(pip, check=True)
 
 # %%
+import albumentations as A
 import numpy as np
+import pandas as pd
 import torch
+import torch.nn.functional as F
+from imblearn.over_sampling import RandomOverSampler
+from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
-from bonelib import augment, colab, plots, series, split
-from bonelib.config import AUGMENTATIONS, CLASSES
+from bonelib import augment, colab, display, pipeline
+from bonelib import split as splitting
+from bonelib.config import AUGMENTATIONS
+from bonelib.data.catalog import usable
+from bonelib.evaluation import features, leakage
+from bonelib.plots import teaching
+from bonelib.plots import training as plots
 
 # %% [markdown]
 # ## Settings
 #
-# Run as it is, the notebook works on the embedded sample: synthetic radiographs, drawn on the spot. For your own images,
-# give `data` a folder that holds one folder a class (`Normal`, `Osteopenia`, `Osteoporosis`), a zip of it, a table (`.csv`)
-# with the columns `path` and `label`, or a Kaggle slug. What lies on Drive is copied to the local disk first; write it as
-# Colab's file browser does: `/content/drive/MyDrive/…`. On Colab each notebook has a machine of its own: tick
-# `results_on_drive`, and it finds what the one before has made. An empty field takes what an earlier notebook of this run was
-# given, else the variable `BONELIB_<FIELD>`, else the default.
+# An empty field takes what an earlier notebook of this run was given, else the
+# environment variable `BONELIB_<FIELD>`, else the default.
 
 # %% cellView="form"
 # @title Settings
+# @markdown A folder with one folder per class, a zip, a table (.csv) or a Kaggle name.
 data = ""  # @param {type:"string", placeholder:"sample"}
+# @markdown The folder for the results.
 run = ""  # @param {type:"string", placeholder:"runs/sample"}
+# @markdown Keep a copy of the results on Google Drive.
 results_on_drive = False  # @param {type:"boolean"}
+# @markdown How unequal classes are corrected; "both" corrects twice.
 balance = ""  # @param ["", "oversample", "weights", "both", "none"]
+# @markdown Another seed gives another split.
 seed = ""  # @param {type:"string", placeholder:"0"}
-cfg = colab.settings(results_on_drive, data=data, run=run, balance=balance, seed=seed)
+# @markdown Share of the groups in the test set; the validation set is as large.
+test_size = ""  # @param {type:"string", placeholder:"0.2"}
+form = {"balance": balance, "seed": seed, "test_size": test_size}
+cfg = colab.settings(results_on_drive, data=data, run=run, **form)
 
 # %% [markdown]
-# ## Groups first, then the split
+# ## Groups
 #
-# A group is a patient, or a cluster of copies. Whole groups are dealt out, with the shares of the classes kept as alike as
-# groups allow. The test split is not looked at again until `04_evaluate`.
+# A group is a patient, or a cluster of copies. All images of a group must be in the
+# same split. These are the three largest groups.
 
 # %%
-_, splits, pixels = next(series.trainings(cfg))
-counts = splits.groupby(["split", "label"]).agg(images=("path", "size"), groups=("group", "nunique")).unstack("split")
-counts.reindex(columns=["train", "val", "test"], level="split")
-
-# %%
-series.show(plots.class_counts(splits, "split", title="Images of each class in each split"), cfg, "splits")
+found = pipeline.audited(cfg)
+readable = found.readable
+largest = readable["group"].value_counts().head(3).index
+rows = readable[readable["group"].isin(largest)].sort_values("group").head(12)
+captions = rows["group"] + "\n" + rows["label"]
+figure = plots.image_grid(
+    found.thumbnails[rows.index], list(captions), title="The largest groups"
+)
+display.show(figure, cfg, "groups")
 
 # %% [markdown]
-# The promise that all later figures rest on, checked on this very table:
+# Images with the same number above belong together: copies look the same, images of one
+# patient look alike. A model can recognise them, and then it does not have to read
+# bone.
+#
+# ## A split that fails
+#
+# The usual way to split is by image. Count the groups that are on both sides.
 
 # %%
-sides = splits.groupby("group")["split"].nunique()
-print(f"{len(sides)} groups, {(sides > 1).sum()} of them on more than one side")
+images = readable[usable(readable)].reset_index(drop=True)
+train, test = train_test_split(images, test_size=0.2, random_state=0)
+shared = set(train["group"]) & set(test["group"])
+print(f"{len(shared)} of {test['group'].nunique()} test groups are in both sets")
 
 # %% [markdown]
-# ## Balance: after the split, in train only
+# Every one of these groups lets the model recognise a patient instead of reading bone.
+# The test result is then too good, and nobody notices.
 #
-# `RandomOverSampler` repeats training rows of the smaller classes until an epoch draws each class equally often. The
-# column `draws` says how often a row is drawn; outside train it is 0.
+# ## A split that holds
+#
+# `StratifiedGroupKFold` keeps groups together and the shares of the classes similar.
+# The groups are shuffled first, so that the seed decides which group is where.
 
 # %%
-series.show(plots.balance(splits), cfg, "balance")
-
-# %%
-weights = split.class_weights(splits, cfg.balance)
-print(f"balance = {cfg.balance}; weights in the loss:", dict(zip(CLASSES, weights.round(2).tolist(), strict=True)))
+names = splitting.present_classes(cfg, images["label"])
+y = splitting.label_indices(images["label"], names)
+groups = pd.factorize(images["group"], sort=True)[0]
+order = np.random.RandomState(cfg.seed).permutation(groups.max() + 1)
+splitter = StratifiedGroupKFold(n_splits=cfg.folds or round(1 / cfg.test_size))
+train_rows, test_rows = next(splitter.split(images, y, np.argsort(order)[groups]))
+shared = set(images["group"].iloc[train_rows]) & set(images["group"].iloc[test_rows])
+print(f"{len(shared)} groups are on both sides")
 
 # %% [markdown]
-# Class weights are computed from what is drawn, so oversampling leaves them at 1: the same correction is never made twice.
-# The setting `balance` chooses `oversample`, `weights`, `both` (as the original notebook did: a double correction) or `none`.
-#
-# ## What happens if one oversamples first
-#
-# Many public notebooks repeat images first and split afterwards. On this very data, done so once, the share of test images
-# that also stand in train is:
+# `split.split` does the same for the run and takes the next fold as validation set. The
+# test set is not looked at again until `04_evaluate`. Both agree:
 
 # %%
-rng = np.random.default_rng(cfg.seed)
-largest = splits["label"].value_counts().max()
-repeated = splits.groupby("label").sample(largest, replace=True, random_state=cfg.seed)["path"].to_numpy()
-repeated = rng.permutation(repeated)
-test, train = np.split(repeated, [len(repeated) // 5])
-print(f"{np.isin(test, train).mean():.0%} of the test images have a twin in train")
+fold = next(pipeline.folds(cfg))
+splits = fold.splits
+by_hand = set(images["path"].iloc[test_rows])
+assert by_hand == set(splits["path"][splits["split"] == "test"])
+splits.groupby("split")["group"].nunique().reindex(["train", "val", "test"]).to_frame()
+
+# %%
+title = "Images of each class in each split"
+figure = plots.class_counts(splits, names, "split", title)
+display.show(figure, cfg, "splits")
 
 # %% [markdown]
-# A model that merely remembers its training images is right on all of these.
+# The three clusters of bars should have a similar shape: each split holds the classes
+# in about the same shares. Whole groups cannot always be divided evenly, so small
+# differences are normal.
 #
-# ## What training changes
+# ## Balance: after the split, in the training set only
 #
-# Each time a picture is drawn, it is changed a little, so that the model cannot learn it by heart. Strengths suit
-# radiographs: density shows in brightness and texture, so both are touched only lightly. One picture, each step alone:
+# `RandomOverSampler` repeats images of the smaller classes until all classes are drawn
+# equally often.
 
 # %%
-picture = np.array(pixels[int(np.flatnonzero(splits["split"] == "train")[0])])
-steps = [augment.policy(cfg, [name]) for name in AUGMENTATIONS]
-for step in steps:
+train = splits[splits["split"] == "train"]
+sampler = RandomOverSampler(random_state=cfg.seed)
+rows, labels = sampler.fit_resample(train.index.to_numpy()[:, None], train["label"])
+before, after = train["label"].value_counts(), labels.value_counts()
+pd.DataFrame({"before": before, "after": after}).reindex(names)
+
+# %%
+if cfg.balance in ("oversample", "both"):
+    repeats = pd.Series(rows[:, 0]).value_counts().reindex(train.index, fill_value=0)
+    assert repeats.equals(train["draws"].rename("count"))
+display.show(plots.balance(splits, names), cfg, "balance")
+
+# %% [markdown]
+# The column `draws` of `splits.csv` holds how often an epoch draws each image: the
+# right bars. No image is copied on disk, and outside the training set it is 0.
+#
+# ## Class weights
+#
+# The other correction multiplies the loss of each class by `n / (k * count)`.
+
+# %%
+counts = train["label"].value_counts().reindex(names).to_numpy()
+by_hand = len(train) / (len(names) * counts)
+in_loss = splitting.class_weights(splits, cfg.balance, names)
+pd.DataFrame({"by hand": by_hand, "in the loss": in_loss}, index=names).round(2)
+
+# %% [markdown]
+# With `balance = oversample` the weights in the loss are 1: they are computed from what
+# is drawn, and that is balanced already. Using both corrects the same thing twice, as
+# the original notebook did. With `balance = weights` both columns agree:
+
+# %%
+once = splits.assign(draws=(splits["split"] == "train").astype(int))
+weights = splitting.class_weights(once, "weights", names)
+assert np.allclose(weights / weights.sum(), by_hand / by_hand.sum())
+
+# %% [markdown]
+# ## What leakage is worth on this data
+#
+# One cheap classifier, the nearest neighbour, under three protocols: oversample and
+# then split by image; split by image; split by group. Everything else is the same. All
+# readable images are used here, copies included, as most public notebooks do.
+
+# %%
+vectors = features.cheap_features(cfg, found.thumbnails)
+y_all = splitting.label_indices(readable["label"], names)
+scores = leakage.compare_protocols(vectors, y_all, readable["group"], seed=cfg.seed)
+display.show(teaching.protocols(scores), cfg, "leakage")
+
+# %%
+display.Sentences([leakage.leakage_sentence(scores)])
+
+# %% [markdown]
+# Only the lowest bar is a result. The distance to the other two is what a wrong
+# protocol pretends on this data. On the sample, patients have two images on average and
+# few copies; public sets with many copies show a far larger distance.
+#
+# ## Augmentation
+#
+# Each time an image is drawn, training changes it a little, so that the model cannot
+# learn it by heart. This is the default policy, written out.
+
+# %%
+size = cfg.image_size
+hole = (max(1, round(size * 0.04)), max(2, round(size * 0.12)))
+holes = {"num_holes_range": (1, 4), "hole_height_range": hole, "hole_width_range": hole}
+shift, light = (-0.06, 0.06), (-0.15, 0.15)
+policy = A.Compose(
+    [
+        A.HorizontalFlip(p=0.5),
+        A.Rotate(limit=(-15, 15), p=0.5),
+        A.Affine(translate_percent=shift, scale=(0.9, 1.1), rotate=(-10, 10), p=0.5),
+        A.RandomBrightnessContrast(light, light, p=0.5),
+        A.GaussianBlur(blur_limit=(3, 3), sigma_limit=(0.1, 0.8), p=0.15),
+        A.GaussNoise(std_range=(0.005, 0.03), p=0.25),
+        A.CoarseDropout(**holes, fill=0, p=0.25),
+    ],
+    strict=True,
+)
+print(f"{len(policy.transforms)} steps; this run uses {', '.join(cfg.augment)}")
+
+# %% [markdown]
+# Strengths suit radiographs: a density class shows in brightness and texture, so both
+# change only a little. A radiograph has an up, so there is no vertical flip. The sample
+# trains a small model from scratch for a few epochs and uses three steps only. One
+# image, each step alone:
+
+# %%
+image = np.array(fold.images[int(fold.rows("train")[0])])
+alone = [image]
+for name in AUGMENTATIONS:
+    step = augment.policy(cfg, [name])
     step.transforms[0].p = 1.0
     augment.seed(step, cfg.seed)
-alone = [picture, *(step(image=picture)["image"] for step in steps)]
-series.show(
-    plots.grid(alone, ["as it is", *AUGMENTATIONS], columns=3, title="Each step of the augmentation"), cfg, "steps"
-)
+    alone.append(step(image=image)["image"])
+captions = ["unchanged", *AUGMENTATIONS]
+figure = plots.image_grid(alone, captions, columns=3, title="Each step alone")
+display.show(figure, cfg, "steps")
 
 # %% [markdown]
-# And the policy of this run, six draws of the same picture: the setting `augment` says which steps it has, `strength` scales
-# them all. The sample trains for a few minutes from scratch, with three steps only; your own images get all but the vertical
-# flip. A radiograph has an up: on the README's spine set the model was the better without it.
+# Compare each image with the first one. Could you still tell the class? A step that
+# makes a radiograph look like another class teaches the model something wrong. The
+# whole policy of this run, six draws:
 
 # %%
-whole = augment.policy(cfg)
-augment.seed(whole, cfg.seed)
-drawn = [whole(image=picture)["image"] for _ in range(6)]
-series.show(plots.grid(drawn, [f"draw {i + 1}" for i in range(6)], columns=3, title="Six draws"), cfg, "augmentation")
+policy = augment.policy(cfg)
+augment.seed(policy, cfg.seed)
+draws = [policy(image=image)["image"] for _ in range(6)]
+captions = [f"draw {number + 1}" for number in range(6)]
+figure = plots.image_grid(draws, captions, columns=3, title="Six draws")
+display.show(figure, cfg, "augmentation")
 
 # %% [markdown]
-# If a step makes the picture look like another class, or like no radiograph at all, switch it off.
+# The six should look like six radiographs of the same bone, taken on different days.
+# Which step would you switch off? Set `augment` to the names that remain.
 #
-# ## What prediction looks at
+# ## Test-time augmentation
 #
-# Test-time augmentation averages the probabilities over a fixed list of views: mirrored, slightly turned, slightly zoomed.
-# They are made on the device in one warp, and they hold no chance: the same picture always gives the same answer.
+# Prediction averages over a fixed list of views: mirrored, slightly rotated, slightly
+# zoomed. One view made by hand, rotated by 6 degrees:
 
 # %%
-views = augment.views(torch.from_numpy(picture)[None, None], cfg.tta)[:, 0, 0].numpy()
-series.show(plots.grid(views, cfg.tta, columns=5, title="The views of test-time augmentation"), cfg, "views")
+batch = torch.from_numpy(image)[None, None]  # (1, 1, S, S) uint8
+angle = torch.deg2rad(torch.tensor(6.0))
+cos, sin = angle.cos(), angle.sin()
+matrix = torch.tensor([[cos, -sin, 0], [sin, cos, 0]])[None]  # (1, 2, 3)
+grid = F.affine_grid(matrix, list(batch.shape), align_corners=False)  # (1, S, S, 2)
+view = F.grid_sample(batch.float(), grid, align_corners=False).round().to(torch.uint8)
+difference = (view.int() - augment.views(batch, ["rotate +6"])[0].int()).abs().max()
+assert difference <= 1, difference
 
 # %% [markdown]
+# `augment.views` makes all of them at once, on the GPU if there is one.
+
+# %%
+views = augment.views(batch, cfg.tta)[:, 0, 0].numpy()
+figure = plots.image_grid(views, cfg.tta, columns=5, title="The views of one image")
+display.show(figure, cfg, "views")
+
+# %% [markdown]
+# Nothing here is random: the same image always gets the same views, so the same
+# prediction.
+#
+# ## Exercises
+#
+# Each answer is a change of one cell.
+#
+# 1. Repeat the split that fails with `random_state` 1 to 5. Is the number of shared
+#    groups ever 0?
+# 2. Set `balance` to `weights` in the settings. Which of the cells above change, and
+#    why does `balance` stay off the test set?
+# 3. Add `A.VerticalFlip(p=1.0)` to the policy and look at six draws. Would a
+#    radiologist accept such an image?
+#
 # ## Where to go from here
 #
 # The run folder now holds `splits.csv`. Next: `03_train`.
 
 # %%
-colab.finish(cfg)  # brings the results to Drive, if that box is ticked
+colab.finish(cfg)

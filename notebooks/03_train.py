@@ -20,175 +20,322 @@
 # ---
 
 # %% [markdown]
-# # 3 · Training
+# # 3 · Train an image classifier
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/bonelib/blob/main/notebooks/03_train.ipynb)
 #
-# This notebook trains an EfficientNet-B3, or any other timm model, on the training split, watches the validation split, and
-# keeps the epoch that did best there. Cut off, it goes on where it stopped.
+# This notebook fine-tunes an EfficientNet-B3, or any other timm model, on the training
+# set, watches the validation set, and keeps the epoch that did best there. An
+# interrupted training resumes exactly where it stopped.
 #
-# Take a GPU (*Runtime → Change runtime type → T4*). On the sample, without a GPU, it takes about two minutes on two CPU
-# cores and 2 GB of memory. On a T4 it was not measured.
+# Choose a GPU (Runtime > Change runtime type > T4). The sample takes about two minutes
+# on two CPU cores; a T4 has not been measured.
 #
 # For research and teaching; not for diagnosis.
 
-# %% [markdown]
-# ## Setup
-#
-# On Colab this installs `bonelib`: from a wheel beside this notebook or in Drive's folder `bonelib` if there is one, else from
-# GitHub. Every package that Colab ships stays as it is. Elsewhere it only looks whether `bonelib` is there.
-
-# %%
-import subprocess
-import sys
+# %% cellView="form"
+# @title Install bonelib
+import subprocess, sys
 from importlib.util import find_spec
 from pathlib import Path
 
 REPOSITORY = "https://github.com/OWNER/bonelib"
-if "google.colab" in sys.modules:
-    near = [wheel for folder in (".", "drive/MyDrive/bonelib") for wheel in Path(folder).glob("bonelib-*.whl")]
-    near += [project.parent for project in Path("drive/MyDrive/bonelib").glob("pyproject.toml")]
-    for name, source in {"bonelib": near[0] if near else f"git+{REPOSITORY}", "pydicom": "pydicom"}.items():
-        if not getattr(find_spec(name), "origin", None):
-            subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", source], check=True)
-elif find_spec("bonelib") is None:
-    raise ModuleNotFoundError("bonelib is not installed here: see the two commands in its README")
+if "google.colab" in sys.modules and find_spec("bonelib") is None:
+    wheels = [*Path().glob("*.whl"), *Path("drive/MyDrive/bonelib").glob("*.whl")]
+    source = str(wheels[0]) if wheels else f"git+{REPOSITORY}"
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", source, "pydicom"]
+    subprocess.run(pip, check=True)
 
 # %%
-import torch
+import dataclasses
+import math
 
-from bonelib import augment, colab, loader, model, plots, recipe, series, train
-from bonelib.config import CLASSES
+import pandas as pd
+import timm
+import torch
+import torch.nn.functional as F
+from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
+
+from bonelib import augment, colab, display, pipeline, split
+from bonelib.plots import teaching
+from bonelib.plots import training as plots
+from bonelib.plots.style import class_colours
+from bonelib.training import device as devices
+from bonelib.training import loader, loss, model
 
 # %% [markdown]
 # ## Settings
 #
-# Run as it is, the notebook works on the embedded sample: synthetic radiographs, drawn on the spot. For your own images,
-# give `data` a folder that holds one folder a class (`Normal`, `Osteopenia`, `Osteoporosis`), a zip of it, a table (`.csv`)
-# with the columns `path` and `label`, or a Kaggle slug. What lies on Drive is copied to the local disk first; write it as
-# Colab's file browser does: `/content/drive/MyDrive/…`. On Colab each notebook has a machine of its own: tick
-# `results_on_drive`, and it finds what the one before has made. An empty field takes what an earlier notebook of this run was
-# given, else the variable `BONELIB_<FIELD>`, else the default.
+# An empty field takes what an earlier notebook of this run was given, else the
+# environment variable `BONELIB_<FIELD>`, else the default.
 
 # %% cellView="form"
 # @title Settings
+# @markdown A folder with one folder per class, a zip, a table (.csv) or a Kaggle name.
 data = ""  # @param {type:"string", placeholder:"sample"}
+# @markdown The folder for the results.
 run = ""  # @param {type:"string", placeholder:"runs/sample"}
+# @markdown Keep a copy of the results on Google Drive: needed to resume on Colab.
 results_on_drive = False  # @param {type:"boolean"}
-backbone = ""  # @param ["", "efficientnet_b3", "tf_efficientnetv2_b0", "mobilenetv2_100"] {allow-input: true}
+# @markdown Any timm model.
+backbone = ""  # @param {type:"string", placeholder:"efficientnet_b3"}
+# @markdown Pixels per side.
 image_size = ""  # @param {type:"string", placeholder:"300"}
+# @markdown At most this many epochs; early stopping may end sooner.
 epochs = ""  # @param {type:"string", placeholder:"30"}
+# @markdown Images per step; choose a smaller number if the GPU's memory is too small.
 batch_size = ""  # @param {type:"string", placeholder:"16"}
-find_lr = False  # @param {type:"boolean"}
-cfg = colab.settings(
-    results_on_drive, data=data, run=run, backbone=backbone, image_size=image_size, epochs=epochs, batch_size=batch_size
-)
+# @markdown 0 for one split, 5 for five-fold cross-validation.
+folds = ""  # @param {type:"string", placeholder:"0"}
+form = {"backbone": backbone, "image_size": image_size, "epochs": epochs}
+form |= {"batch_size": batch_size, "folds": folds}
+cfg = colab.settings(results_on_drive, data=data, run=run, **form)
 
 # %% [markdown]
-# ## The images
+# ## The device
 #
-# What `02_balance` left is used; what is missing is made by the same functions.
+# Mixed precision computes most of the model in 16 bits. A T4 has fast `fp16`; newer
+# cards have `bf16`, which covers the same range as 32 bits and needs no scaling of the
+# loss.
 
 # %%
-one, splits, pixels = next(series.trainings(cfg))
-print(f"{len(splits)} images of {cfg.image_size} px:", splits["split"].value_counts().to_dict())
-
-# %%
-device = model.device()
-print(f"training on {device} with precision {model.precision(cfg, device, learning=True)}")
+device = devices.device()
+precision = devices.precision(cfg, device, training=True)
+name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+print(f"training on {name} with precision {precision}")
 if device.type == "cpu":
-    print("No GPU was found: the sample trains in minutes, a real data set may take hours.")
+    print("no GPU was found: the sample takes minutes, a real data set hours")
 
 # %% [markdown]
+# ## One batch
+#
+# What the model gets: drawn, augmented, grey. Whatever the number of loader processes,
+# each image depends on the seed, the epoch and the image alone.
+
+# %%
+fold = next(pipeline.folds(cfg))
+names, splits = fold.class_names, fold.splits
+draws = loader.Draws(splits["draws"].to_numpy(), cfg.batch_size, cfg.seed)
+policy, cpu = augment.policy(cfg), torch.device("cpu")
+batches = loader.training_batches(cfg, fold.images, fold.labels, draws, policy, cpu)
+images, labels = next(iter(batches))
+print(images.shape, images.dtype, "from", int(images.min()), "to", int(images.max()))
+
+# %%
+captions = [names[label] for label in labels[:8]]
+colours = [class_colours(names)[caption] for caption in captions]
+title = "The first images of the first batch"
+figure = plots.image_grid(images[:8, 0].numpy(), captions, colours, title=title)
+display.show(figure, cfg, "batch")
+
+# %% [markdown]
+# Each image above must still be recognisable as what its caption says. `uint8` goes to
+# the device; scaling to 0..1 and normalisation happen inside the model.
+#
 # ## The model
 #
-# Grey `uint8` goes in; scaling, normalising and the step to three channels happen on the device, inside the model. The first
-# part of the backbone stays as ImageNet taught it (setting `freeze`), batch-norm statistics included, because a few hundred
-# radiographs cannot teach edges and textures better than a million photographs.
+# A backbone from timm with a new last layer, one output per class.
 
 # %%
-net = model.build(cfg)
+size, arguments = cfg.image_size, cfg.backbone_args
+backbone = timm.create_model(cfg.backbone, num_classes=len(names), **arguments).eval()
+with torch.inference_mode():
+    output = backbone(torch.zeros(2, 3, size, size))
+print(cfg.backbone, tuple(output.shape), "licence:", backbone.pretrained_cfg["license"])
+
+# %% [markdown]
+# `model.build` makes the same backbone with its pretrained weights, takes grey images,
+# and freezes the first part (setting `freeze`): a few hundred radiographs cannot teach
+# edges and textures better than a million photographs did.
+
+# %%
+torch.manual_seed(cfg.seed)
+net = model.build(cfg, len(names))
 net.freeze(cfg.freeze)
-total, free = (sum(p.numel() for p in net.parameters() if p.requires_grad or every) for every in (True, False))
-print(f"{model.describe(cfg)}: {total / 1e6:.1f} million parameters, {free / 1e6:.1f} million of them trained")
+total = sum(p.numel() for p in net.parameters())
+trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
+print(model.describe_weights(cfg))
+print(f"{total / 1e6:.1f} million parameters, {trained / 1e6:.1f} million are trained")
 
 # %% [markdown]
-# Without pretrained weights nothing is frozen, and the model starts from noise. That is enough for the synthetic sample;
-# on real radiographs it is not.
+# ## The loss
 #
-# ## What it gets to see
-#
-# One batch of the first epoch, as the model gets it: drawn, augmented, grey. Each picture must still be recognisable as
-# what its caption says.
+# A model that knows nothing gives every class the same probability, and the
+# cross-entropy is ln K. If the first loss is far from it, something is wrong before
+# training starts.
 
 # %%
-labels = splits["label"].map(CLASSES.index).to_numpy()
-draws = loader.Draws(splits["draws"].to_numpy(), cfg.batch_size, cfg.seed)
-pictures, y = next(iter(loader.training(cfg, pixels, labels, draws, augment.policy(cfg), torch.device("cpu"))))
-names = [CLASSES[i] for i in y[:8]]
-colours = [plots.PALETTE[name] for name in names]
-series.show(plots.grid(pictures[:8, 0].numpy(), names, colours, title="The start of the first batch"), cfg, "batch")
+one_process = devices.processes().num_processes == 1
+net = net.to(device)
+batch, target_labels = images.to(device), labels.to(device)
+with torch.inference_mode():
+    untrained = F.cross_entropy(net.eval()(batch).float(), target_labels).item()
+print(f"loss {untrained:.3f}, ln {len(names)} = {math.log(len(names)):.3f}")
 
 # %% [markdown]
-# ## A learning rate, if you want to choose one
-#
-# One short run whose rate rises from almost nothing: a good rate lies where the loss falls fastest, well left of its
-# lowest point. Tick the box in the settings to have it drawn; the default rate suits the default model.
+# Label smoothing asks for a little less than certainty: each row is what the loss aims
+# at for one true class.
 
 # %%
-series.show(plots.rates(recipe.find_lr(cfg, splits, pixels)), cfg, "rates") if find_lr else None
+targets = loss.smoothed_targets(len(names), cfg.label_smoothing).to(device)
+pd.DataFrame(targets.cpu().numpy(), index=names, columns=names).round(3)
 
 # %% [markdown]
+# The weighted cross-entropy of this batch, by hand and by the package:
+
+# %%
+weights = torch.from_numpy(split.class_weights(splits, cfg.balance, names)).to(device)
+with torch.inference_mode():
+    logits = net(batch).float()
+    log_p = logits.log_softmax(dim=1)  # (B, K)
+    by_hand = -(targets[target_labels] * weights * log_p).sum() / len(batch)
+    by_package = loss.weighted_loss(logits, targets[target_labels], weights)
+assert torch.allclose(by_hand, by_package), (by_hand, by_package)
+print(f"{by_hand.item():.4f}")
+
+# %% [markdown]
+# ## The learning rate, before training
+#
+# AdamW, and a cosine schedule with warm restarts. Plot the schedule before you spend
+# hours on it.
+
+# %%
+optimizer = torch.optim.AdamW(net.parameters(), cfg.lr, weight_decay=cfg.weight_decay)
+lowest = cfg.lr / 100
+schedule = CosineAnnealingWarmRestarts(
+    optimizer, cfg.cycle, cfg.cycle_mult, eta_min=lowest
+)
+rates = []
+for epoch in range(cfg.epochs):
+    schedule.step(epoch)
+    rates.append(optimizer.param_groups[0]["lr"])
+curve = {"learning rate": (range(1, cfg.epochs + 1), rates)}
+figure = teaching.curves(curve, "The schedule", "epoch", "learning rate")
+display.show(figure, cfg, "schedule")
+
+# %% [markdown]
+# Each rise is a warm restart: the rate jumps back to its start, which lets the weights
+# leave a poor minimum. With fewer epochs than `cycle` there is none, as on the sample.
+#
+# ## One step, written out
+#
+# This is all that training does, once per batch. Under `fp16` small gradients would
+# become 0, so the loss is multiplied before `backward` and the gradients are divided
+# after it.
+
+# %%
+schedule.step(0)
+scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+net.train()
+with devices.autocast(precision, device):
+    logits = net(batch)  # (B, K)
+    value = loss.weighted_loss(logits, targets[target_labels], weights)
+scaler.scale(value).backward()
+scaler.unscale_(optimizer)
+norm = torch.nn.utils.clip_grad_norm_(net.parameters(), cfg.clip or math.inf)
+scaler.step(optimizer)
+scaler.update()
+optimizer.zero_grad(set_to_none=True)
+print(
+    f"loss {value.item():.3f} ({value.dtype}), logits {logits.dtype}, norm {norm:.1f}"
+)
+
+# %% [markdown]
+# ## Can it learn at all?
+#
+# Thirty steps on one batch. A model that cannot learn sixteen images by heart has a
+# bug, and no amount of data will help.
+
+# %%
+batch_losses = []
+for _ in range(30 if one_process and not cfg.smoke else 0):
+    with devices.autocast(precision, device):
+        value = loss.weighted_loss(net(batch), targets[target_labels], weights)
+    scaler.scale(value).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    batch_losses.append(value.item())
+
+# %%
+if batch_losses:
+    floor = -(targets * targets.clamp_min(1e-9).log()).sum(dim=1).min().item()
+    steps = range(1, len(batch_losses) + 1)
+    curve = {"loss": (steps, batch_losses), "floor": (steps, [floor] * len(steps))}
+    figure = teaching.curves(curve, "One batch, learnt by heart", "step", "loss")
+    display.show(figure, cfg, "overfit")
+
+# %% [markdown]
+# The loss should fall towards the dashed floor: with label smoothing it cannot reach 0.
+# This model is thrown away now; the training below starts again from the same weights.
+#
 # ## The loop
 #
-# Cross-entropy with label smoothing and class weights; AdamW; a cosine learning rate with warm restarts; averaged weights
-# (EMA); mixed precision. After each epoch the validation split is judged and a checkpoint written. Training ends early
-# after `patience` epochs without a better validation accuracy. The loop is one function that reads from top to bottom:
-# `bonelib/train.py`. With the setting `folds` it runs once a fold, each in a folder of its own.
+# `training.loop.fit` is this step in a loop, with averaged weights, validation, early
+# stopping and checkpoints. Two epochs first; the second call then resumes from the
+# checkpoint instead of starting again.
 
 # %%
-redraw = series.live(plots.history)
-histories = []
-for one, splits, pixels in series.trainings(cfg):
-    histories.append(train.train(one, splits, pixels, one.root, redraw).assign(folder=one.run))
-history = histories[-1]
-figure = series.show(plots.history(history), cfg, "history")
-if redraw:
-    redraw(history)  # had training ended before, nothing is drawn yet
+two_epochs = dataclasses.replace(cfg, epochs=min(2, cfg.epochs))
+history = pipeline.train(dataclasses.replace(fold, cfg=two_epochs))
+history[["epoch", "train_loss", "val_loss", "val_accuracy"]].round(3)
+
+# %%
+redraw = display.live_plot(plots.history)
+for fold in pipeline.folds(cfg):
+    history = pipeline.train(fold, redraw)
+display.show(plots.history(history), cfg, "history")
 
 # %% [markdown]
-# ## What happened
+# Read the figure from the top. The training loss must fall. Where the validation curve
+# leaves the training curve, the model starts to learn its images by heart. The dashed
+# line marks the epoch that is kept. If both accuracies stay at the share of the largest
+# class, the model has learnt nothing.
+
+# %%
+order = history.sort_values(["val_accuracy", "val_loss"], ascending=[False, True])
+best = order.iloc[0]
+restarts = history["epoch"][history["lr"].diff() > 0].tolist()
+waiting = history["data_wait"].median()
+display.Sentences(
+    [
+        f"Best epoch: {best['epoch']:.0f} of {len(history)}, validation accuracy "
+        f"{best['val_accuracy']:.2f} ({best['val_accuracy_raw']:.2f} not averaged).",
+        f"Warm restarts began in these epochs: {restarts or 'none'}.",
+        f"{history['images_per_second'].median():.0f} images per second; "
+        f"{waiting:.1%} of the time was spent waiting for data.",
+    ]
+)
+
+# %% [markdown]
+# The validation accuracy chose the epoch, so it is too good to be reported. The test
+# set, which nothing has seen so far, gives the number to report.
 #
-# Training loss must fall. Where validation stays behind training, the model learns its images by heart; where both stay at
-# chance, it learns nothing. The dashed line marks the epoch that is kept. Where the learning rate jumps up, a warm restart
-# begins.
+# What is kept for resuming, for prediction and for people:
 
 # %%
-best = history.sort_values(["val_accuracy", "val_loss"], ascending=[False, True]).iloc[0]
-print(
-    f"best epoch {best['epoch']:.0f} of {len(history)}: validation accuracy {best['val_accuracy']:.3f}, "
-    f"macro-F1 {best['val_f1']:.3f}"
-)
-print(
-    f"{history['images_per_second'].median():.0f} images a second, "
-    f"{history['data_wait'].median():.1%} of the time spent waiting for data"
-)
+files = [path for path in sorted(cfg.root.rglob("*")) if path.is_file()]
+kept = [path for path in files if "figures" not in path.parts]
+sizes = [path.stat().st_size / 1e6 for path in kept]
+names = [path.relative_to(cfg.root).as_posix() for path in kept]
+pd.DataFrame({"file": names, "MB": sizes}).round(2)
 
 # %% [markdown]
-# What is left for a resume, for prediction and for a person:
-
-# %%
-for path in sorted(p for p in one.root.rglob("*") if p.is_file() and "figures" not in p.parts):
-    print(f"{path.stat().st_size / 1e3:10,.1f} kB  {path.relative_to(one.root)}")
-
-# %% [markdown]
-# The validation figure chose the epoch, so it is too good to be reported. The test split, which nothing has seen so far,
-# gives the figure to report.
+# ## Exercises
+#
+# Each answer is a change of one cell.
+#
+# 1. Set `label_smoothing` to 0 with `cfg = dataclasses.replace(cfg,
+#    label_smoothing=0.0)` after the settings. What is the floor of the loss now?
+# 2. Print `logits.dtype` with the precision `"bf16"` in the step above. Why is the loss
+#    still computed in 32 bits?
+# 3. Interrupt the training cell after a few epochs and run it again. Which epoch does
+#    it start with?
 #
 # ## Where to go from here
 #
-# The run folder now holds `model/`, `checkpoints/` and `history.csv`. Run this notebook again after a disconnect, or with
-# more epochs, and it goes on from the newest checkpoint. Next: `04_evaluate`.
+# The run folder now holds `model/`, `checkpoints/` and `history.csv`. Run this notebook
+# again after a disconnect, or with more epochs, and it resumes. Next: `04_evaluate`.
 
 # %%
-colab.finish(cfg)  # brings the results to Drive, if that box is ticked
+colab.finish(cfg)

@@ -20,255 +20,391 @@
 # ---
 
 # %% [markdown]
-# # 4 · May I believe this model?
+# # 4 · Evaluate: can I trust this model?
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/bonelib/blob/main/notebooks/04_evaluate.ipynb)
 #
-# This notebook reads the test split, once, and says how good the model is, how sure one can be of that, and whether a much
-# simpler method would do as well. It leaves a report to hand on.
+# This notebook predicts the test set and answers how good the model is, how certain
+# that is, and whether a much simpler method would do as well. It writes a report.
 #
-# A GPU helps and is not needed. On the sample it takes about half a minute on two CPU cores and 2 GB of memory.
+# A GPU helps and is not needed. On the sample it takes about a minute on two CPU cores.
 #
 # For research and teaching; not for diagnosis.
 
-# %% [markdown]
-# ## Setup
-#
-# On Colab this installs `bonelib`: from a wheel beside this notebook or in Drive's folder `bonelib` if there is one, else from
-# GitHub. Every package that Colab ships stays as it is. Elsewhere it only looks whether `bonelib` is there.
-
-# %%
-import subprocess
-import sys
+# %% cellView="form"
+# @title Install bonelib
+import subprocess, sys
 from importlib.util import find_spec
 from pathlib import Path
 
 REPOSITORY = "https://github.com/OWNER/bonelib"
-if "google.colab" in sys.modules:
-    near = [wheel for folder in (".", "drive/MyDrive/bonelib") for wheel in Path(folder).glob("bonelib-*.whl")]
-    near += [project.parent for project in Path("drive/MyDrive/bonelib").glob("pyproject.toml")]
-    for name, source in {"bonelib": near[0] if near else f"git+{REPOSITORY}", "pydicom": "pydicom"}.items():
-        if not getattr(find_spec(name), "origin", None):
-            subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", source], check=True)
-elif find_spec("bonelib") is None:
-    raise ModuleNotFoundError("bonelib is not installed here: see the two commands in its README")
+if "google.colab" in sys.modules and find_spec("bonelib") is None:
+    wheels = [*Path().glob("*.whl"), *Path("drive/MyDrive/bonelib").glob("*.whl")]
+    source = str(wheels[0]) if wheels else f"git+{REPOSITORY}"
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", source, "pydicom"]
+    subprocess.run(pip, check=True)
 
 # %%
-import json
-
 import numpy as np
 import pandas as pd
+import torch
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
 
-from bonelib import baselines, colab, evaluation, explain, model, page, plots, predict, report, series, split, verdict
-from bonelib.artifact import write
-from bonelib.config import CLASSES
-from bonelib.copies import clusters
+from bonelib import augment, colab, display, pipeline, scoring, split
+from bonelib.evaluation import calibration, evaluate, gradcam
+from bonelib.evaluation.baselines import predict_baselines
+from bonelib.evaluation.findings import format_interval
+from bonelib.evaluation.predict import probability_columns, softmax_mean
+from bonelib.evaluation.predict import logits as predict_logits
+from bonelib.plots import evaluation as plots
+from bonelib.plots import teaching
+from bonelib.plots.training import image_grid
+from bonelib.report.report import write_report
+from bonelib.storage import write_json
 
 # %% [markdown]
 # ## Settings
 #
-# Run as it is, the notebook works on the embedded sample: synthetic radiographs, drawn on the spot. For your own images,
-# give `data` a folder that holds one folder a class (`Normal`, `Osteopenia`, `Osteoporosis`), a zip of it, a table (`.csv`)
-# with the columns `path` and `label`, or a Kaggle slug. What lies on Drive is copied to the local disk first; write it as
-# Colab's file browser does: `/content/drive/MyDrive/…`. On Colab each notebook has a machine of its own: tick
-# `results_on_drive`, and it finds what the one before has made. An empty field takes what an earlier notebook of this run was
-# given, else the variable `BONELIB_<FIELD>`, else the default.
+# An empty field takes what an earlier notebook of this run was given, else the
+# environment variable `BONELIB_<FIELD>`, else the default.
 
 # %% cellView="form"
 # @title Settings
+# @markdown A folder with one folder per class, a zip, a table (.csv) or a Kaggle name.
 data = ""  # @param {type:"string", placeholder:"sample"}
+# @markdown The folder of the trained run.
 run = ""  # @param {type:"string", placeholder:"runs/sample"}
+# @markdown Keep a copy of the results on Google Drive.
 results_on_drive = False  # @param {type:"boolean"}
-batch_size = ""  # @param {type:"string", placeholder:"16"}
-cfg = colab.settings(results_on_drive, data=data, run=run, batch_size=batch_size)
+# @markdown Accuracy of the answered images when unsure ones are referred to a person.
+target = ""  # @param {type:"string", placeholder:"0.9"}
+# @markdown Shares of the classes where the model is to be used: 0.6, 0.3, 0.1
+prevalence = ""  # @param {type:"string", placeholder:"as in the data"}
+form = {"target": target, "prevalence": prevalence}
+cfg = colab.settings(results_on_drive, data=data, run=run, **form)
 
 # %% [markdown]
-# ## The model and its images
+# ## The model
 
 # %%
-table, findings, thumbs, _ = series.audited(cfg)
-trainings = list(series.trainings(cfg))
-models = [series.trained(*training) for training in trainings]
-for (one, splits, _), (_, meta) in zip(trainings, models, strict=True):
-    print(f"{one.run}: {meta['backbone']}, epoch {meta['epoch']}, {(splits['split'] == 'train').sum()} training images")
-
-# %% [markdown]
-# Before any figure: does a picture or a patient of the test split stand in train or val too? The audit has seen to that. Here
-# the pictures are compared once more, mirrored and rescaled copies included, as they are parted now.
-
-# %%
-readable = table[table["status"] == "ok"]
-seen = readable.assign(_picture=clusters(thumbs, readable, any_angle=False))
-leaks = list(dict.fromkeys(s for _, parts, _ in trainings for s in verdict.leaks(parts, seen, findings)))
-series.say(leaks or ["none does"])
-
-# %% [markdown]
-# ## Predictions, plain and with test-time augmentation
-#
-# Validation images are predicted too: the temperature and the thresholds are fitted on them, never on test. With `folds`,
-# every image is test once, for the model that has not seen it, and the predictions are pooled.
-
-# %%
-parts = [predict.held_out(m[0], t[1], t[2], t[0]) for m, t in zip(models, trainings, strict=True)]
-predictions = series.pooled(cfg, parts, trainings)
-write(cfg.root / "predictions.csv", predictions.to_csv(index=False))
-predictions.head()
-
-# %%
-weights = "".join(model.digest(one.root / "model") for one, _, _ in trainings)
-reads = evaluation.count_read(predictions, weights, Path(cfg.mirror or cfg.run).parent / "test_reads.json")
-print(f"test split read by {reads} model{'s' * (reads > 1)} so far")
-
-# %% [markdown]
-# Each further model that is judged on the same test images, and kept or dropped for it, makes the figure a little too good.
-#
-# ## The figures, each with its interval
-#
-# The intervals come from resampling the test split by patient group 1,000 times. Beside the model stand the simple ways: always
-# the largest class; logistic regression on the intensity histogram and texture; the same on metadata, where there is any.
-
-# %%
-simple = series.pooled(cfg, [baselines.predict(t[1], t[2], table) for t in trainings], trainings)
-metadata = table[["path", *baselines.metadata_columns(table)[0]]]
-splits, pixels = trainings[0][1:]
-options = {"priors": split.priors(splits), "resamples": cfg.resamples, "seed": cfg.seed, "target": cfg.target}
-options |= {"cost": np.reshape(cfg.cost, (3, 3)) if cfg.cost else None, "prevalence": cfg.prevalence or None}
-metrics = evaluation.evaluate(predictions, simple, metadata, **options)
-metrics |= {"test_reads": reads, "leaks": leaks}
-write(cfg.root / "metrics.json", json.dumps(metrics, indent=2))
-learnt = {
-    "temperature": metrics["calibration"]["plain"]["temperature"],
-    "threshold": metrics["selective"]["plain"]["threshold"],
+found = pipeline.audited(cfg)
+folds = list(pipeline.folds(cfg))
+models = [pipeline.trained_model(fold) for fold in folds]
+fold, model, names = folds[0], models[0], folds[0].class_names
+rows = {
+    f.folder.name: (m.meta["backbone"], m.meta["epoch"], len(f.rows("test")))
+    for f, m in zip(folds, models)
 }
-series.amend(trainings, **learnt)
-
-# %%
-figures = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "auroc", "quadratic_kappa")
-rows_of = {**metrics["test"], **metrics["baselines"]}
-told = {name: {page.name(f): verdict.span(block[f]) for f in figures} for name, block in rows_of.items()}
-pd.DataFrame({verdict.NAMES.get(name, page.name(name)): told[name] for name in told}).T
-
-# %%
-series.show(plots.comparison(metrics), cfg, "comparison")
+columns = ["backbone", "epoch", "test images"]
+pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 # %% [markdown]
-# With `folds`, the spread between models tells what another draw of the training images, or another seed, would have given.
+# Before any number: is an image or a patient of the test set in the training set, too?
+# The images are compared once more, mirrored and rescaled copies included.
 
 # %%
-pd.DataFrame(metrics["spread"]["plain"]).T.round(3) if cfg.folds else "one split, one model: the spread is not known"
+leaks = scoring.find_leaks(found, folds)
+display.findings(leaks, "No image and no patient is in more than one split.")
 
 # %% [markdown]
-# Where two intervals overlap widely, do not claim a difference. The paired comparison, which asks both methods about the
-# same images, decides; in words:
-
-# %%
-series.say(metrics["verdict"])
-
-# %% [markdown]
-# ## Which errors
+# ## One test image by hand
 #
-# The classes are steps on one scale. A neighbour mistaken is one thing; a healthy bone called osteoporotic, or the other
-# way round, is another. The corners far from the diagonal should be empty.
+# The model returns one logit per class; softmax makes them probabilities.
 
 # %%
-series.show(plots.confusion(metrics["confusion"]), cfg, "confusion")
+number = fold.rows("test")[0]
+image = torch.from_numpy(np.array(fold.images[number]))[None, None]  # (1, 1, S, S)
+device = next(model.net.parameters()).device
+with torch.inference_mode():
+    logits = model.net(image.to(device)).float().cpu()[0]  # (K,)
+probabilities = logits.softmax(dim=0)
+pd.DataFrame({"logit": logits, "probability": probabilities}, index=names).round(3)
+
+# %% [markdown]
+# Test-time augmentation predicts the image in each of its views and averages the
+# probabilities. That is all.
 
 # %%
-per_class = metrics["test"]["plain"]
-pd.DataFrame(
-    {f: {c: verdict.span(per_class[f][c]) for c in CLASSES} for f in ("sensitivity", "specificity", "ppv", "npv")}
+views = augment.views(image.to(device), cfg.tta)[:, 0]  # (V, 1, S, S)
+with torch.inference_mode():
+    by_view = model.net(views).float().softmax(dim=1).cpu().numpy()  # (V, K)
+table = pd.DataFrame(by_view, index=list(cfg.tta), columns=names)
+table.loc["mean"] = table.mean()
+by_package = softmax_mean(predict_logits(model.net, fold.images, [number], cfg.tta))
+assert np.allclose(table.loc["mean"], by_package[0], atol=1e-3)
+table.round(2)
+
+# %% [markdown]
+# If the rows of the table differ much, the model depends on how the knee was placed.
+# The mean is steadier than any single view.
+#
+# ## All predictions
+#
+# Validation images are predicted too: the temperature and the thresholds are fitted on
+# them, never on the test set.
+
+# %%
+predictions = scoring.predict_folds(cfg, models, folds)
+metrics = scoring.evaluate_run(cfg, found, models, folds, predictions)
+columns = probability_columns(names)
+test = predictions.query("split == 'test' and tta == 'plain'").reset_index(drop=True)
+y = split.label_indices(test["label"], names)
+p = test[columns].to_numpy()
+print(f"{len(test)} images; the test set was used {metrics['test_reads']} time(s)")
+
+# %% [markdown]
+# Each further model that is evaluated on the same test set, and kept or dropped for it,
+# makes the result a little too good. Compare settings on validation images.
+#
+# ## Confusion matrix
+
+# %%
+display.show(plots.confusion(metrics["confusion"], names), cfg, "confusion")
+
+# %% [markdown]
+# Rows are the true classes. The diagonal is right. The classes are steps on one scale,
+# so a neighbouring class is a small error; the two corners far from the diagonal, a
+# healthy bone predicted as the worst class or the other way round, should be empty.
+#
+# ## How certain is the accuracy?
+#
+# Draw the test images again and again, with replacement, and look at how much the
+# accuracy varies: a bootstrap. Images of one patient are alike, so drawing *patients*
+# is the right way; drawing images pretends more information than there is.
+
+# %%
+correct = p.argmax(axis=1) == y
+rng = np.random.default_rng(cfg.seed)
+groups = [np.flatnonzero(test["group"] == group) for group in test["group"].unique()]
+by_image = [rng.choice(correct, len(correct)).mean() for _ in range(cfg.resamples)]
+by_group = []
+for _ in range(cfg.resamples):
+    drawn = rng.integers(len(groups), size=len(groups))
+    by_group.append(correct[np.concatenate([groups[i] for i in drawn])].mean())
+spans = {"images": by_image, "patients": by_group}
+pd.DataFrame({n: np.quantile(v, [0.025, 0.975]) for n, v in spans.items()}).T.round(2)
+
+# %% [markdown]
+# The second row is usually the wider one. bonelib uses it everywhere, with a small
+# correction for few patients. Every number below has such an interval.
+#
+# ## Metrics
+
+# %%
+shown = ["accuracy", "balanced_accuracy", "macro_f1", "auroc", "quadratic_kappa"]
+rows = {
+    kind: {name: format_interval(block[name]) for name in shown if name in block}
+    for kind, block in metrics["test"].items()
+}
+if cfg.folds:
+    print(pd.DataFrame(metrics["spread"]["plain"]).T.round(3))
+pd.DataFrame(rows)
+
+# %% [markdown]
+# `plain` is one prediction per image, `tta` the mean over the views. Where two
+# intervals overlap widely, do not claim a difference: the paired comparison below
+# decides. With cross-validation, the first table shows how much folds and seeds differ.
+#
+# ## Baselines
+#
+# What do methods reach that never look at bone, or only at grey levels and texture?
+
+# %%
+display.show(plots.comparison(metrics), cfg, "comparison")
+
+# %% [markdown]
+# The model should be to the right of every baseline, with little overlap. If "corners"
+# is clearly above 0.5, the images contain a shortcut. Points and bars do not decide,
+# because both methods saw the same images; the paired difference does:
+
+# %%
+tables = [predict_baselines(f, found.table) for f in folds]
+simple = pd.concat(tables).query("baseline == 'intensity'")
+other = test[["path"]].merge(simple.drop_duplicates("path"), on="path")
+gain = correct.astype(float) - (other[columns].to_numpy().argmax(axis=1) == y)
+drawn = rng.integers(len(groups), size=(cfg.resamples, len(groups)))
+gains = [gain[np.concatenate([groups[i] for i in row])].mean() for row in drawn]
+title = "Model minus intensity baseline"
+display.show(
+    teaching.histogram(gains, title, "difference in accuracy"), cfg, "difference"
 )
 
-# %%
-test = predictions[(predictions["split"] == "test") & (predictions["tta"] == "plain")]
-truth, probs = test["label"].map(CLASSES.index).to_numpy(), test.filter(like="p_").to_numpy()
-series.show(plots.roc(truth, probs), cfg, "roc")
-
 # %% [markdown]
-# ## May a stated 80% be taken for 80%?
-#
-# What balancing did to the shares of the classes is undone. Then a temperature, fitted on validation, makes the probabilities
-# as sure as they are right. Points on the diagonal are honest; below it the model is too sure of itself. With few test images
-# the bars are long.
+# If zero is inside the histogram's middle 95%, this test set cannot tell the two apart.
+# In words, for every baseline:
 
 # %%
-stages = {"as trained": "before", "with temperature": "after"}
-calibration = metrics["calibration"]["plain"]
-series.show(
-    plots.reliability({name: calibration[key]["reliability"] for name, key in stages.items()}), cfg, "reliability"
-)
+display.findings(metrics["findings"], "Nothing to report.")
 
 # %% [markdown]
-# ## When to say nothing
+# ## Sensitivity and specificity
+
+# %%
+block = metrics["test"]["plain"]
+kinds = ["sensitivity", "specificity", "ppv", "npv"]
+pd.DataFrame({k: {n: format_interval(block[k][n]) for n in names} for k in kinds})
+
+# %% [markdown]
+# Read a column: the sensitivity of a class is the share of its images that were found.
+# The curves show what other thresholds would give.
+
+# %%
+display.show(plots.roc(y, p, names), cfg, "roc")
+
+# %% [markdown]
+# The further a curve is from the dashed line, the better that class is separated from
+# the others. A screening test needs a high sensitivity: go to the right along the curve
+# until the sensitivity is high enough, and read on the x axis how many healthy people
+# would be referred for it.
 #
-# If unsure images are referred to a person, how good is the rest? The threshold is chosen on validation. Calibrated, the model
-# calls some images otherwise than in the table above, so the accuracy of all of them may be another too.
+# ## Calibration: does 80% mean 80%?
+#
+# Balancing taught the model the wrong class shares; that is undone first. Then one
+# number, the temperature, makes the probabilities as certain as they are right. It is
+# fitted on the validation set in four lines:
+
+# %%
+val = predictions.query("split == 'val' and tta == 'plain'")
+drawn_shares, held_shares = split.class_shares(fold.splits, names)
+val_p = calibration.undo_class_shares(val[columns], drawn_shares, held_shares)
+log_p, val_y = np.log(val_p.clip(1e-15)), split.label_indices(val["label"], names)
+
+
+def log_loss(t):
+    return -(log_p[range(len(val_y)), val_y] / t - logsumexp(log_p / t, axis=1)).mean()
+
+
+temperature = minimize_scalar(log_loss, bounds=(0.05, 20), method="bounded").x
+fitted = metrics["calibration"]["plain"]["temperature"]
+assert abs(temperature / fitted - 1) < 0.02, (temperature, fitted)
+print(f"temperature {temperature:.2f}: above 1 the model was too certain")
+block = metrics["calibration"]["plain"]
+curves = {stage: block[stage]["reliability"] for stage in ("before", "after")}
+display.show(plots.reliability(curves), cfg, "reliability")
+
+# %% [markdown]
+# Points on the diagonal mean what they say; below it the model is too certain. With few
+# test images the bars are long, and a point away from the diagonal proves little.
+#
+# ## When to abstain
+#
+# If images with a low probability are referred to a person, how accurate is the rest?
+# The threshold is chosen on the validation set.
 
 # %%
 selective = metrics["selective"]["plain"]
-series.show(
-    plots.coverage_risk(selective["curve"], selective["threshold"], selective["target_accuracy"]), cfg, "coverage"
+figure = plots.coverage_risk(
+    selective["curve"], selective["threshold"], selective["target_accuracy"]
 )
+display.show(figure, cfg, "coverage")
 
 # %% [markdown]
-# ## The images it fails on
+# A useful model rises to the left: the fewer images it answers, the more accurate it
+# is. A flat curve means that its probabilities do not tell which images are difficult.
+# Without a dot, no threshold reached the target on the validation set.
 #
-# Look at them. A marker, an odd exposure or a wrong label tells more than another decimal. The frame is the true class.
-
-# %%
-at = {path: i for i, path in enumerate(splits["path"])}
-failures = evaluation.failures(predictions, 6)
-galleries = {
-    t: plots.gallery(pixels[[at[p] for p in rows["path"]]], rows, t.capitalize()) for t, rows in failures.items()
-}
-for title, figure in galleries.items():
-    series.show(figure, cfg, "gallery_" + title.replace(" ", "_"))
-
-# %%
-galleries["most confident errors"]
-
-# %% [markdown]
-# The images on which the model is least sure, and those on which the views of test-time augmentation disagree most, are in
-# the report.
-
-# %% [markdown]
-# ## What the model looks at
+# ## Failures
 #
-# Grad-CAM paints what spoke for the class that was called. Such maps please the eye too easily, so two checks with numbers
-# stand beside them: does the call suffer more when the painted squares are taken away than when others are? And does the
-# model still know the class when it sees the corners alone, without the bone? The pictures: four of the test split, then its most
-# confident errors.
+# Look at them. A marker, an unusual exposure or a wrong label says more than another
+# decimal.
 
 # %%
-net, meta = models[0]
-held_out = np.flatnonzero(splits["split"] == "test")
-found = explain.explain(net, pixels[held_out], splits.iloc[held_out], seed=cfg.seed)
-write(cfg.root / "explain.json", json.dumps(found, indent=2))
-series.say(found["verdict"])
-
-# %%
-worst = [at[p] for p in failures["most confident errors"]["path"] if at[p] in held_out]
-some = np.array([*held_out[:: max(1, len(held_out) // 4)][:4], *worst[:4]])
-called = predict.logits(net, pixels, some)[0].argmax(1)
-captions = [f"true {t}\ncalled {CLASSES[c]}" for t, c in zip(splits["label"].iloc[some], called, strict=True)]
-heats = None if "no_heat" in found else explain.heat(net, pixels[some], called)
-title = "What was called" if heats is None else "What spoke for the call"
-series.show(plots.grid(pixels[some], captions, title=title, heats=heats), cfg, "heat")
+position = {path: number for number, path in enumerate(fold.splits["path"])}
+failures = evaluate.failures(predictions, names, 6)
+galleries = []
+for title, rows in failures.items():
+    pixels = fold.images[[position[path] for path in rows["path"]]]
+    figure = plots.gallery(pixels, rows, names, title.capitalize())
+    galleries.append(display.show(figure, cfg, "gallery_" + title.replace(" ", "_")))
+galleries[0]
 
 # %% [markdown]
+# The frame is the true class. If most of these images look alike in something that is
+# not bone, the model has found a shortcut. The other galleries are in the report.
+#
+# ## Where the model looks
+#
+# Grad-CAM weights the last feature map by its gradient: which places increase the logit
+# of the predicted class?
+
+# %%
+net = model.net.eval()
+x = (image.to(device).float() - net.mean) / net.std  # (1, 3, S, S)
+with torch.no_grad():
+    features = net.backbone.forward_features(x)  # (1, C, h, w) for a CNN
+features = features.detach().requires_grad_()
+score = net.backbone.forward_head(features)[0].max()
+(gradient,) = torch.autograd.grad(score, features)
+if features.ndim == 4:
+    weights = gradient.mean(dim=(2, 3), keepdim=True)
+    cam = (weights * features).sum(dim=1).relu()[0].detach().cpu().numpy()  # (h, w)
+    print("heat map of", cam.shape, "cells")
+
+# %%
+held_out = fold.rows("test")
+worst = [position[path] for path in next(iter(failures.values()))["path"][:4]]
+chosen = np.array([*held_out[:: max(1, len(held_out) // 4)][:4], *worst])
+held_out_rows = fold.splits.iloc[held_out]
+explained = gradcam.explain(net, fold.images[held_out], held_out_rows, names)
+write_json(cfg.root / "explain.json", explained)
+predicted = predict_logits(net, fold.images, chosen)[0].argmax(axis=1)
+maps = None
+if "no_map" not in explained:
+    maps = gradcam.heatmaps(net, fold.images[chosen], predicted)
+labels = fold.splits["label"].iloc[chosen]
+captions = [f"true {t}\npredicted {names[c]}" for t, c in zip(labels, predicted)]
+title = "Grad-CAM: four test images, then errors"
+figure = image_grid(
+    fold.images[chosen], captions, title=title, maps=maps, section="explanations"
+)
+display.show(figure, cfg, "heatmaps")
+
+# %% [markdown]
+# Such maps please the eye too easily. Two checks decide whether to trust them: does the
+# prediction suffer more when the marked squares are blurred than when others are? And
+# does the model still know the class when it sees the corners only, without bone?
+
+# %%
+display.findings(explained["findings"], "No checks were possible.")
+
+# %% [markdown]
+# ## All runs so far
+#
+# Every run beside this one, with the settings that differ.
+
+# %%
+scoring.compare_runs(cfg.root.parent)
+
+# %% [markdown]
+# Choose between runs by the validation accuracy, not by the test results: otherwise the
+# test set becomes a second validation set.
+#
 # ## The report
 #
-# One file with everything above, to hand on or to print, and a model card beside it.
+# One file with everything above, and a model card beside it.
 
 # %%
-path = report.write(cfg.root)
-print(f"open {path.resolve()}")
+report = write_report(cfg.root)
+colab.download(report)
+print(f"open {report.resolve()}")
 
 # %% [markdown]
+# ## Exercises
+#
+# Each answer is a change of one cell.
+#
+# 1. Repeat the bootstrap with 20 resamples instead of `cfg.resamples`, twice. How much
+#    do the intervals change?
+# 2. Compare the model with the baseline "metadata" instead of "intensity", if there is
+#    one.
+# 3. In the table of views, keep only `identity` and `mirror`. Does the mean change
+#    much?
+#
 # ## Where to go from here
 #
-# The folder of the run holds `metrics.json`, `predictions.csv`, `report.html` and `MODEL_CARD.md`. Change one setting, give
-# another run folder, train again, and compare: on validation, until the last day.
+# The run folder now holds `metrics.json`, `predictions.csv`, `report.html` and
+# `MODEL_CARD.md`. Next: `05_predict` predicts new images.
 
 # %%
-colab.finish(cfg)  # brings the results to Drive, if that box is ticked
+colab.finish(cfg)

@@ -20,206 +20,237 @@
 # ---
 
 # %% [markdown]
-# # 5 · What does it say of the next image?
+# # 5 · Predict: new images
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/bonelib/blob/main/notebooks/05_predict.ipynb)
 #
-# This notebook asks a trained model about pictures that it has never seen: one, a folder, or a whole archive. It
-# answers with calibrated probabilities, and leaves to a person what it is unsure of or was not made for.
+# This notebook uses a trained model on images that it has never seen: one, a folder, or
+# a whole archive. It gives calibrated probabilities, and refers to a person what it is
+# unsure of or was not made for.
 #
-# A GPU helps and is not needed. With a trained run at hand the sample's pictures take seconds on two CPU cores and 2
-# GB of memory; without one, a model is trained first, as in `03_train`.
+# A GPU helps and is not needed. With a trained run, the sample takes seconds on two CPU
+# cores; without one, a model is trained first, as in `03_train`.
 #
 # For research and teaching; not for diagnosis.
 
-# %% [markdown]
-# ## Setup
-#
-# On Colab this installs `bonelib`: from a wheel beside this notebook or in Drive's folder `bonelib` if there is one,
-# else from GitHub. Every package that Colab ships stays as it is. Elsewhere it only looks whether `bonelib` is there.
-
-# %%
-import subprocess
-import sys
+# %% cellView="form"
+# @title Install bonelib
+import subprocess, sys
 from importlib.util import find_spec
 from pathlib import Path
 
 REPOSITORY = "https://github.com/OWNER/bonelib"
-if "google.colab" in sys.modules:
-    near = [wheel for folder in (".", "drive/MyDrive/bonelib") for wheel in Path(folder).glob("bonelib-*.whl")]
-    near += [project.parent for project in Path("drive/MyDrive/bonelib").glob("pyproject.toml")]
-    for name, source in {"bonelib": near[0] if near else f"git+{REPOSITORY}", "pydicom": "pydicom"}.items():
-        if not getattr(find_spec(name), "origin", None):
-            subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", source], check=True)
-elif find_spec("bonelib") is None:
-    raise ModuleNotFoundError("bonelib is not installed here: see the two commands in its README")
+if "google.colab" in sys.modules and find_spec("bonelib") is None:
+    wheels = [*Path().glob("*.whl"), *Path("drive/MyDrive/bonelib").glob("*.whl")]
+    source = str(wheels[0]) if wheels else f"git+{REPOSITORY}"
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", source, "pydicom"]
+    subprocess.run(pip, check=True)
 
 # %%
-import contextlib
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 
-from bonelib import app, archive, card, colab, explain, export, inputs, model, plots, predict, series
-from bonelib.config import CLASSES
+from bonelib import colab, display, pipeline, scoring
+from bonelib.data.quality import read_for_model
+from bonelib.evaluation import gradcam
+from bonelib.evaluation.predict import probability_columns
+from bonelib.messages import RunError
+from bonelib.plots.training import image_grid
+from bonelib.prediction import answers, app, archive, export
+from bonelib.report.report import LIMITS
+from bonelib.training.device import processes
 
 # %% [markdown]
 # ## Settings
 #
-# `run` is the folder of a trained run, with its `model/`; if there is none, one is made on `data`, by default the
-# embedded sample. `images` is what to ask about: a picture (PNG, JPEG, TIFF, BMP, DICOM) or a folder; empty, it is
-# the test split. On Colab, tick `upload` to send pictures from your own computer, and `results_on_drive` to find what
-# the other notebooks have made. An empty field takes what an earlier notebook of this run was given, else the
-# variable `BONELIB_<FIELD>`, else the default.
+# An empty field takes what an earlier notebook of this run was given, else the
+# environment variable `BONELIB_<FIELD>`, else the default.
 
 # %% cellView="form"
 # @title Settings
+# @markdown The folder of a trained run; if there is none, one is made on `data`.
 run = ""  # @param {type:"string", placeholder:"runs/sample"}
-images = ""  # @param {type:"string", placeholder:"the test split"}
+# @markdown An image, a folder or a zip to predict.
+images = ""  # @param {type:"string", placeholder:"the test set"}
+# @markdown Send images from your computer (Colab only).
 upload = False  # @param {type:"boolean"}
+# @markdown Only needed if there is no trained run.
 data = ""  # @param {type:"string", placeholder:"sample"}
+# @markdown Find the run on Google Drive, and keep a copy of the results there.
 results_on_drive = False  # @param {type:"boolean"}
+# @markdown Open a page in the browser for one image at a time.
 open_page = False  # @param {type:"boolean"}
+# @markdown Write the model as an ONNX file for other programs.
 write_onnx = False  # @param {type:"boolean"}
+if upload:
+    images = str(colab.upload("uploaded"))
 cfg = colab.settings(results_on_drive, run=run, images=images, data=data)
-
-# %%
-if upload and "google.colab" in sys.modules:
-    from google.colab import files
-
-    Path("uploaded").mkdir(exist_ok=True)
-    with contextlib.chdir("uploaded"):
-        files.upload()
-    cfg = replace(cfg, images="uploaded")
 
 # %% [markdown]
 # ## The model
 #
-# Validation has taught it two things. A temperature makes its probabilities as sure as they are right. A threshold
-# says from which probability on its calls were right as often as was asked for. With `folds` all of its models answer
-# together: their probabilities are averaged.
+# The validation set taught it two things: a temperature, which makes its probabilities
+# as certain as they are right, and a threshold, the probability from which it was right
+# as often as asked for. With `folds` all models predict together, and their
+# probabilities are averaged.
 
 # %%
-models = series.calibrated(cfg)
-meta = models[0][1]
-print(f"{len(models)} x {meta['backbone']}, {meta['image_size']} px, temperature {meta['temperature']:.2f}")
-if meta["threshold"] is None:
-    print("On validation it was nowhere as accurate as asked for: every picture is left to a person.")
-else:
-    print(f"It answers from a probability of {meta['threshold']:.3f} on; what is below is left to a person.")
+models = scoring.calibrated_models(cfg)
+meta, names = models[0].meta, models[0].class_names
+threshold = meta["threshold"]
+rows = {
+    "models": len(models),
+    "backbone": meta["backbone"],
+    "image size": f"{meta['image_size']} px",
+    "classes": ", ".join(names),
+    "temperature": round(meta["temperature"], 2),
+    "threshold": "none: refer all" if threshold is None else round(threshold, 3),
+    "trained on": f"{meta['train_images']} images",
+}
+pd.Series(rows).to_frame("value")
 
 # %% [markdown]
-# ## The pictures
+# ## The images
 #
-# Files are found at any depth, by their suffix or as DICOM. Of a DICOM header nothing is kept.
+# Files are found at any depth, by their suffix or as DICOM. Nothing of a DICOM header
+# is kept.
 
 # %%
-root, paths = series.unseen(cfg)
-print(f"{len(paths):,} pictures in {root}, the first: {paths[0]}")
+root, paths = pipeline.new_images(cfg)
+print(f"{len(paths):,} images in {root}, the first: {paths[0]}")
 
 # %% [markdown]
-# ## The answers
+# ## Predictions
 #
-# Files are decoded beside the model's work, and every 256 answers are kept as they come. Run this cell again after a
-# disconnect, and it goes on from there; change the model or the files, and it begins a new table.
+# Files are decoded while the model works, and every 256 predictions are written to
+# disk. Run this cell again after a disconnect, and it resumes; change the model or the
+# files, and it starts a new table.
 
 # %%
-path = archive.answers(cfg, models, root, paths)
-table = pd.read_csv(path, keep_default_na=False, na_values=dict.fromkeys(predict.PROBS, ""))
+path = archive.answer_archive(cfg, models, root, paths)
+columns = probability_columns(names)
+table = pd.read_csv(path, keep_default_na=False, na_values=dict.fromkeys(columns, ""))
 table.head(8).round(3)
 
 # %% [markdown]
-# `call` is a class, or `refer`: then `reason` says why a person has to look. A file that cannot be read stays in the
-# table, without probabilities, so that every picture is answered for once.
+# There is one row per file. `prediction` is a class or `refer`, and then `reason` says
+# why a person has to look. A file that cannot be read has a row, too, without
+# probabilities.
 
 # %%
-table["call"].value_counts().reindex([*CLASSES, predict.REFER], fill_value=0).to_frame("pictures")
+table["prediction"].value_counts().to_frame("images")
 
 # %% [markdown]
-# Before anything else each picture is held against the training images: a blank one, a negative, a colour photo or
-# one that looks like none of them is not answered, however sure the model would be. Another body part may still get
-# through.
+# Do not read these counts as a prevalence: the referred images are missing from them,
+# and errors do not cancel out.
+#
+# ## What it refers to a person
+#
+# Each image is compared with the training images first. A blank one, a negative, a
+# colour photo, or one unlike all of them is rejected, however certain the model would
+# be. Another body part may still pass.
 
 # %%
-reasons = table.loc[table["call"] == predict.REFER, "reason"]
-reasons.str.split("[:(]").str[0].str.strip().value_counts().to_frame("pictures")
+referred = table.loc[table["prediction"] == answers.REFER, "reason"]
+referred.str.split("[:(]").str[0].str.strip().value_counts().to_frame("images")
 
 # %% [markdown]
-# Shares of calls are not a prevalence: the referred pictures are missing from them, and errors do not cancel out.
+# If most images are unlike the training images, the model was made for other ones:
+# train on some of your own. If most are unsure, the model is not accurate enough for
+# the target.
 #
-# ## What spoke for the calls
+# ## Heat maps
 #
-# Some of the pictures that the model was fit to be asked about, with what spoke for their likeliest class. Heat maps
-# please the eye more easily than they explain: `04_evaluate` tests whether those of this model mean anything.
+# Which places increased the probability of the most likely class?
 
 # %%
-looked = table[table["call"].isin(CLASSES) | table["reason"].str.startswith(predict.UNSURE)]
-looked = looked.iloc[:: max(1, len(looked) // 8)].head(8)
-pixels = np.array([inputs.read(root / paths[i], meta["image_size"])[0] for i in looked.index])  # (N, S, S) uint8
-probs = looked[predict.PROBS].to_numpy()
-captions = [f"{call}\n{p.max():.0%} {CLASSES[p.argmax()]}" for call, p in zip(looked["call"], probs, strict=True)]
+unsure = table["reason"].str.startswith(answers.UNSURE)
+accepted = table[table["prediction"].isin(names) | unsure]
+some = accepted.iloc[:: max(1, len(accepted) // 8)].head(8)
+size = meta["image_size"]
+pixels = np.array([read_for_model(root / paths[i], size)[0] for i in some.index])
+p = some[columns].to_numpy()
 
 # %%
-if len(looked):
-    heats = np.mean([explain.heat(net, pixels, probs.argmax(1)) for net, _ in models], axis=0)
-    figure = series.show(
-        plots.grid(pixels, captions, title="What spoke for the likeliest class", heats=heats), cfg, "answers"
+if len(some):
+    likely = [f"{row.max():.0%} {names[row.argmax()]}" for row in p]
+    captions = [f"{a}\n{b}" for a, b in zip(some["prediction"], likely)]
+    try:
+        nets = [model.net for model in models]
+        maps = [gradcam.heatmaps(net, pixels, p.argmax(axis=1)) for net in nets]
+        maps = np.mean(maps, axis=0)
+    except RunError as error:
+        maps = None
+        print(f"no heat maps: {error}")
+    figure = image_grid(
+        pixels, captions, title="Evidence", maps=maps, section="explanations"
     )
-figure if len(looked) else "no picture was fit to be asked about"
+    display.show(figure, cfg, "answers")
 
 # %% [markdown]
-# Heat on the bone does not prove the call. Heat on a letter, a corner or the black border speaks against it: then the
-# model may read the hospital rather than the bone.
+# Heat on the bone does not prove the prediction. Heat on a letter, a corner or the
+# black border speaks against it. `04_evaluate` tests whether the maps of this model
+# mean anything.
 #
 # ## An archive
 #
-# This notebook is also a script. Several processes share a folder of any size; killed and started again, they go on
-# from the parts that are there, and every image stands once in the table. Memory does not grow with the archive.
+# This notebook is also a script. Several processes share a folder of any size;
+# interrupted and started again, they resume, and each image is in the table once.
 #
 # ```
-# BONELIB_RUN=runs/mine BONELIB_IMAGES=path/to/archive torchrun --nproc_per_node 2 notebooks/05_predict.py
+# BONELIB_RUN=runs/mine BONELIB_IMAGES=path/to/archive \\
+#     torchrun --nproc_per_node 2 notebooks/05_predict.py
 # ```
 
 # %%
 print(f"{path} ({path.stat().st_size / 1e3:,.0f} kB, {len(table):,} rows)")
 
 # %% [markdown]
-# ## The model elsewhere
+# ## ONNX
 #
-# Tick `write_onnx` for one file that other programs can run, with everything inside: grey `uint8` pictures (B, 1, S,
-# S) in, calibrated probabilities (B, 3) out. It is compared with the model on the pictures above before it is kept.
-# It needs `pip install onnx onnxruntime onnxscript`, and the pictures letterboxed as `bonelib.images.letterbox` does
-# it.
+# With `write_onnx`, the model becomes one file for other programs: grey `uint8` images
+# (B, 1, S, S) in, calibrated probabilities out. It is compared with the model on the
+# images above before it is kept. It needs `pip install onnx onnxruntime onnxscript`.
 
 # %%
-main = model.processes().is_main_process
+main = processes().is_main_process
 if write_onnx and main:
-    apart = export.onnx(models, pixels, cfg.root / "model" / "model.onnx")
-    print(f"{cfg.root / 'model' / 'model.onnx'}: at most {apart:.1g} from the model's own probabilities")
+    onnx = cfg.root / "model" / "model.onnx"
+    difference = export.to_onnx(models, pixels, onnx)
+    print(f"{onnx}: at most {difference:.1g} from the model's own probabilities")
 
 # %% [markdown]
-# ## One picture at a time
+# ## One image at a time
 #
-# A page for showing and teaching: choose a picture, see the answer and what spoke for it, with the limits beside it.
-# It opens on Colab, or when `open_page` is ticked; it is not shared on the internet, and keeps no picture once it is
-# answered.
+# A page for teaching: choose an image, and see the prediction, the heat map and the
+# limits. It opens on Colab, or with `open_page`; it is not shared on the internet, and
+# it keeps no image.
 
 # %%
-if main and (open_page or "google.colab" in sys.modules):
+if main and open_page:
     app.serve(models, cfg.root)
 
 # %% [markdown]
 # ## What it is not for
 
 # %%
-series.say(card.LIMITS)
+display.Sentences(LIMITS)
 
 # %% [markdown]
+# ## Exercises
+#
+# Each answer is a change of one cell.
+#
+# 1. Sort the table by its largest probability. Are the most certain predictions the
+#    easiest images?
+# 2. Predict the negative of an image, `255 - pixels[:1]`, with
+#    `answers.answer_images(models, [(255 - pixels[0], "")])`. What happens, and why?
+# 3. Which share of the images would be referred with a threshold of 0.99?
+#
 # ## Where to go from here
 #
-# `answers.csv` opens in any spreadsheet. If many pictures are referred as unlike the training images, the model was
-# made for other ones: train on some of your own with `03_train`, and ask `04_evaluate` again.
+# `answers.csv` opens in any spreadsheet. To improve the model, label the referred
+# images and add them to the training data.
 
 # %%
-colab.finish(cfg)  # brings the results to Drive, if that box is ticked
+colab.finish(cfg)

@@ -1,77 +1,69 @@
-"""What several tests share: a tiny sample, its audited table, and the real sets where they are at hand."""
+"""What several tests share: a tiny sample, a finished run on it, and the real sets if present."""
 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from bonelib.data.sample import make_sample
 
-from bonelib import audit, catalog, sample
 from bonelib.config import Config
-from tests.whole import Whole, run
-
-SHARED = Path(__file__).parents[2] / "shared"
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 synthetic radiographs with their planted defects."""
-    return sample.make(tmp_path_factory.mktemp("tiny"), images=60)
+    return make_sample(tmp_path_factory.mktemp("tiny"), images=60)
 
 
 @pytest.fixture
 def cfg(tiny: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
     """Settings of a run of seconds on `tiny`, its decoded cache shared by all tests."""
-    cache = tmp_path_factory.getbasetemp() / "cache"
-    return Config.load(
-        {}, data=str(tiny), run=str(tmp_path / "run"), cache=str(cache), smoke=True, backbone="test_efficientnet"
-    )
+    return settings(tiny, tmp_path / "run", tmp_path_factory.getbasetemp() / "cache")
 
 
 @pytest.fixture(scope="session")
 def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """Settings of a run that holds a trained and calibrated model; for tests that leave it as it is."""
-    from bonelib import series
+    """Settings of a run that holds a trained and calibrated model; tests must not change it."""
+    from bonelib import scoring
 
     base = tmp_path_factory.getbasetemp()
-    out = Config.load(
-        {},
-        data=str(tiny),
-        run=str(base / "trained"),
-        cache=str(base / "cache"),
-        smoke=True,
-        backbone="test_efficientnet",
-    )
-    series.calibrated(out)
-    return out
+    cfg = settings(tiny, base / "trained", base / "cache")
+    scoring.calibrated_models(cfg)
+    return cfg
 
 
 @pytest.fixture(scope="session")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    """The series on hostile data, each of its notebooks first cut off by Ctrl-C."""
-    return run(tmp_path_factory.mktemp("whole"))
+def real() -> Path:
+    """A folder with `data/` and `weights/`: real images, which the project never needs."""
+    folder = Path(os.environ.get("BONELIB_REAL", "")).resolve()
+    if "BONELIB_REAL" not in os.environ or not (folder / "data").is_dir():
+        pytest.skip("no real images: BONELIB_REAL names no folder with data/ and weights/")
+    return folder
 
 
 @pytest.fixture(scope="session")
-def shared() -> Path:
-    """Real images and weights beside the checkout, which the project never needs."""
-    if not SHARED.is_dir():
-        pytest.skip(f"no real images at {SHARED}")
-    return SHARED
-
-
-@pytest.fixture(scope="session")
-def audited(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], tuple[pd.DataFrame, dict[str, Any]]]:
-    """A folder's audited table and findings, made once for all tests that ask: `audited(folder)`."""
+def audited(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[Path], tuple[pd.DataFrame, dict[str, Any]]]:
+    """A folder's audited table and audit, made once for all tests: `audited(folder)`."""
+    from bonelib.audit.audit import audit
+    from bonelib.data.catalog import load_catalog
 
     @functools.cache
     def of(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         cfg = Config(data=str(folder), cache=str(tmp_path_factory.getbasetemp() / "cache"))
-        table, thumbs, root = catalog.catalog(cfg)
-        return audit.audit(table, thumbs, cfg, root)
+        return audit(load_catalog(cfg), cfg)
 
     return of
+
+
+def settings(data: Path, run: Path, cache: Path) -> Config:
+    return Config.load(
+        {}, data=str(data), run=str(run), cache=str(cache), smoke=True, backbone="test_efficientnet"
+    )

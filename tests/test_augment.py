@@ -6,18 +6,22 @@ import torch
 
 from bonelib import augment
 from bonelib.config import AUGMENTATIONS, VIEWS, Config
+from tests.builders import blocks
 
-RNG = np.random.default_rng(0)
-PICTURE = np.kron(RNG.integers(20, 235, (12, 12)), np.ones((8, 8))).astype(np.uint8)  # (96, 96)
+IMAGE = blocks()
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_each_step_changes_a_picture_and_can_be_switched_off(name):
+def test_each_step_changes_a_image_and_can_be_switched_off(name):
     step = augment.policy(Config(image_size=96), [name])
     step.transforms[0].p = 1.0
     step.set_random_seed(0)
-    changed = step(image=PICTURE)["image"]
-    assert changed.shape == PICTURE.shape and changed.dtype == np.uint8 and not np.array_equal(changed, PICTURE)
+    changed = step(image=IMAGE)["image"]
+    assert (
+        changed.shape == IMAGE.shape
+        and changed.dtype == np.uint8
+        and not np.array_equal(changed, IMAGE)
+    )
     rest = tuple(a for a in AUGMENTATIONS if a != name)
     kinds = steps(augment.policy(Config(image_size=96, augment=rest)))
     assert type(step.transforms[0]).__name__ not in kinds and len(kinds) == len(rest)
@@ -28,22 +32,22 @@ def steps(policy) -> list[str]:
     return [type(t).__name__ for part in parts for t in part]
 
 
-def test_same_seed_gives_the_same_picture():
+def test_same_seed_gives_the_same_image():
     policy = augment.policy(Config(image_size=96))
     out = []
     for seed in (1, 2, 1):
         augment.seed(policy, seed)
-        out.append(policy(image=PICTURE)["image"])
+        out.append(policy(image=IMAGE)["image"])
     assert np.array_equal(out[0], out[2]) and not np.array_equal(out[0], out[1])
 
 
 def test_steps_are_drawn_independently_of_each_other():
     policy = augment.policy(Config(image_size=96), ["hflip", "vflip"])
-    flips = {"as it is": PICTURE, "h": PICTURE[:, ::-1], "v": PICTURE[::-1], "both": PICTURE[::-1, ::-1]}
+    flips = {"unchanged": IMAGE, "h": IMAGE[:, ::-1], "v": IMAGE[::-1], "both": IMAGE[::-1, ::-1]}
     seen = dict.fromkeys(flips, 0)
     for number in range(200):
         augment.seed(policy, 7, number)
-        out = policy(image=PICTURE)["image"]
+        out = policy(image=IMAGE)["image"]
         seen[next(name for name, flipped in flips.items() if np.array_equal(out, flipped))] += 1
     assert min(seen.values()) > 25, f"each of four in a quarter of 200 draws: {seen}"
 
@@ -55,7 +59,7 @@ def test_one_warp_moves_points_as_its_steps_one_after_the_other_do():
     (warp,) = policy.transforms
     for step in warp.transforms:
         step.p = 1.0
-    centre = lambda picture: np.argwhere(picture > 40).mean(0)  # noqa: E731
+    centre = lambda image: np.argwhere(image > 40).mean(0)  # noqa: E731
     for number in range(20):
         augment.seed(policy, number)
         at_once = policy(image=dot)["image"]
@@ -65,12 +69,12 @@ def test_one_warp_moves_points_as_its_steps_one_after_the_other_do():
         assert np.abs(centre(at_once) - centre(in_turn)).max() < 0.5
 
 
-def test_one_warp_without_a_draw_leaves_the_picture_as_it_is():
+def test_one_warp_without_a_draw_changes_nothing():
     policy = augment.policy(Config(image_size=96), ["rotate", "shift_scale_rotate"])
     unchanged = 0
     for number in range(100):
         augment.seed(policy, number)
-        unchanged += np.array_equal(policy(image=PICTURE)["image"], PICTURE)
+        unchanged += np.array_equal(policy(image=IMAGE)["image"], IMAGE)
     assert 10 < unchanged < 45, "a quarter: each of the two is drawn half the time"
 
 
@@ -83,25 +87,25 @@ def test_bone_brightness_is_changed_a_little_only():
     policy = augment.policy(Config(image_size=96), ["brightness_contrast", "blur", "noise"])
     for seed in range(50):
         augment.seed(policy, seed)
-        assert abs(policy(image=PICTURE)["image"].mean() - PICTURE.mean()) < 60
+        assert abs(policy(image=IMAGE)["image"].mean() - IMAGE.mean()) < 60
 
 
 def test_views_are_exact_where_they_can_be_and_named_in_order():
-    pictures = torch.from_numpy(np.stack([PICTURE, PICTURE.T]))[:, None]
-    out = augment.views(pictures)
+    images = torch.from_numpy(np.stack([IMAGE, IMAGE.T]))[:, None]
+    out = augment.views(images)
     assert out.shape == (len(VIEWS), 2, 1, 96, 96) and out.dtype == torch.uint8
-    assert torch.equal(out[VIEWS.index("identity")], pictures)
-    assert torch.equal(out[VIEWS.index("mirror")], pictures.flip(-1))
+    assert torch.equal(out[VIEWS.index("identity")], images)
+    assert torch.equal(out[VIEWS.index("mirror")], images.flip(-1))
     for name in VIEWS:
-        assert torch.equal(augment.views(pictures, [name])[0], out[VIEWS.index(name)]), (
+        assert torch.equal(augment.views(images, [name])[0], out[VIEWS.index(name)]), (
             "a view does not depend on the others"
         )
 
 
-def test_turned_view_is_turned_the_right_way_and_zoomed_view_enlarges():
+def test_rotated_view_is_rotated_the_right_way_and_zoomed_view_enlarges():
     dot = torch.zeros(1, 1, 101, 101, dtype=torch.uint8)
     dot[..., 50, 90] = 255  # right of the centre
     row = lambda name: int(augment.views(dot, [name])[0, 0, 0].float().sum(1).argmax())  # noqa: E731
     column = lambda name: int(augment.views(dot, [name])[0, 0, 0].float().sum(0).argmax())  # noqa: E731
-    assert row("rotate +6") < 50 < row("rotate -6"), "positive degrees turn counter-clockwise"
+    assert row("rotate +6") < 50 < row("rotate -6"), "positive degrees are counter-clockwise"
     assert column("zoom 1.06") > 90 > column("zoom 0.94")

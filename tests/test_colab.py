@@ -1,9 +1,10 @@
-"""The setup cell and the settings on Colab, under a stand-in for `google.colab` (drive, userdata)."""
+"""Settings, Drive, upload and download on Colab, under a stand-in for `google.colab`."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import types
@@ -13,111 +14,101 @@ from pathlib import Path
 import kagglehub
 import pytest
 
-from bonelib import catalog, colab, fetch
+from bonelib import colab
 from bonelib.config import Config
-
-ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-STAND_IN = {  # packages that stand before the real ones: Colab's own, and a pip that notes what it is asked for
-    "google/colab/__init__.py": "",
-    "pip/__init__.py": "",
-    "pip/__main__.py": "import sys; print(*sys.argv[1:], file=open('pip.log', 'a'))",
-}
-
-
-def setup_cell(notebook: Path) -> str:
-    return "".join(next(c for c in json.loads(notebook.read_text())["cells"] if c["cell_type"] == "code")["source"])
-
-
-def run_setup(folder: Path, colab: bool = True, also: tuple[str, ...] = ()) -> str:
-    """Run the setup cell in `folder` as a fresh Python without site-packages; what pip was asked for, or the error."""
-    for name, text in (STAND_IN | dict.fromkeys(also, "")).items():
-        path = folder / "packages" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    code = ("import google.colab\n" if colab else "") + setup_cell(NOTEBOOKS[0])
-    env = os.environ | {"PYTHONPATH": str(folder / "packages")}
-    done = subprocess.run([sys.executable, "-S", "-c", code], cwd=folder, env=env, capture_output=True, text=True)
-    log = folder / "pip.log"
-    return done.stderr + (log.read_text() if log.exists() else "")
-
-
-def test_setup_cell_comes_first_is_short_and_the_same_everywhere():
-    assert len({setup_cell(n) for n in NOTEBOOKS}) == 1
-    assert len(setup_cell(NOTEBOOKS[0]).splitlines()) <= 15
-    assert "bonelib import" not in setup_cell(NOTEBOOKS[0])
-
-
-def test_fresh_machine_gets_bonelib_and_what_is_missing_without_dependencies(tmp_path):
-    repository = next(x for x in setup_cell(NOTEBOOKS[0]).splitlines() if x.startswith("REPOSITORY")).split('"')[1]
-    assert run_setup(tmp_path).splitlines() == [
-        f"install -q --no-deps git+{repository}",
-        "install -q --no-deps pydicom",
-    ]
-
-
-def test_second_run_of_the_setup_cell_installs_nothing(tmp_path):
-    assert run_setup(tmp_path, also=("bonelib/__init__.py", "pydicom/__init__.py")) == ""
-
-
-def test_folder_that_is_only_called_bonelib_is_not_taken_for_the_package(tmp_path):
-    assert "git+https" in run_setup(tmp_path, also=("bonelib/README.md",))
-
-
-@pytest.mark.parametrize(
-    ("there", "taken"),
-    [
-        ("bonelib-0.1.0-py3-none-any.whl", "bonelib-0.1.0-py3-none-any.whl"),
-        ("drive/MyDrive/bonelib/bonelib-0.1.0-py3-none-any.whl",) * 2,
-        ("drive/MyDrive/bonelib/pyproject.toml", "drive/MyDrive/bonelib"),
-    ],
-)
-def test_wheel_beside_the_notebook_or_a_folder_on_drive_is_taken_before_the_repository(there, taken, tmp_path):
-    (tmp_path / there).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / there).touch()
-    assert run_setup(tmp_path).splitlines()[0] == f"install -q --no-deps {taken}"
-
-
-def test_off_colab_the_setup_cell_installs_nothing_and_says_so_where_bonelib_is_missing(tmp_path):
-    assert run_setup(tmp_path / "with", colab=False, also=("bonelib/__init__.py",)) == ""
-    said = run_setup(tmp_path / "without", colab=False)
-    assert "bonelib is not installed here" in said and "install -q" not in said
+from bonelib.data.catalog import load_catalog
+from bonelib.messages import DataError, RunError
+from bonelib.prediction.archive import find_images
+from bonelib.storage import write_json
+from tests.builders import calibrated_run, encoded, waves
 
 
 class Drive:
-    """Google Drive: what lies in `far` is seen below `mount` while it is mounted, and stays when the machine goes."""
+    """Google Drive: what is in `far` appears below `mount` while mounted, and stays afterwards."""
 
     def __init__(self, mount: Path, far: Path) -> None:
-        self.mounted, self.home, self.far, self.refuses = mount, mount / "MyDrive", far, False
+        self.mounted, self.home, self.far, self.denies = mount, mount / "MyDrive", far, False
 
     def mount(self, place: str) -> None:
-        if self.refuses:
+        if self.denies:
             raise ValueError("mount failed: credential propagation was unsuccessful")
         assert Path(place) == self.mounted
         self.mounted.mkdir(exist_ok=True)
         self.far.mkdir(exist_ok=True)
         if not self.home.is_symlink():
-            assert not list(self.mounted.iterdir()), "Colab does not mount over a folder that holds files"
+            assert not list(self.mounted.iterdir()), "Colab does not mount over files"
             self.home.symlink_to(self.far)
 
     def flush_and_unmount(self) -> None:
         self.home.unlink()
 
 
+class Files:
+    """Upload and download: `chosen` are the files that the user sends."""
+
+    def __init__(self) -> None:
+        self.chosen: dict[str, bytes] = {}
+        self.downloaded: list[str] = []
+
+    def upload(self) -> dict[str, bytes]:
+        for name, content in self.chosen.items():
+            # Colab's upload saves to the working directory
+            Path(name).write_bytes(content)
+        return self.chosen
+
+    def download(self, path: str) -> None:
+        self.downloaded.append(path)
+
+
 @pytest.fixture
-def drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Drive:
+def drive(tmp_path, monkeypatch) -> Drive:
     monkeypatch.setattr(colab, "MOUNT", tmp_path / "drive")
     stand_in = types.ModuleType("google.colab")
     stand_in.drive = Drive(tmp_path / "drive", tmp_path / "far")
-    stand_in.userdata = types.SimpleNamespace(get=lambda key: {"KAGGLE_API_TOKEN": "from the secret"}[key])
+    stand_in.files = Files()
+    secrets = {"KAGGLE_API_TOKEN": "from the secret"}
+    stand_in.userdata = types.SimpleNamespace(get=lambda key: secrets[key])
     monkeypatch.setitem(sys.modules, "google.colab", stand_in)
     fresh_machine(tmp_path, monkeypatch, "machine1")
     return stand_in.drive
 
 
-def fresh_machine(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+@pytest.fixture
+def files(drive) -> Files:
+    return sys.modules["google.colab"].files
+
+
+def fresh_machine(folder: Path, monkeypatch, name: str) -> None:
     (folder / name).mkdir()
     monkeypatch.chdir(folder / name)
+
+
+def zip_folder(folder: Path, target: Path) -> Path:
+    with zipfile.ZipFile(target, "w") as packed:
+        for path in folder.rglob("*.*"):
+            packed.write(path, path.relative_to(folder))
+    return target
+
+
+def test_form_comes_before_environment_before_saved_before_default(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    saved = {"epochs": 3, "seed": 3, "folds": 3, "data": str(tiny)}
+    write_json(tmp_path / "run" / "config.json", saved)
+    monkeypatch.setenv("BONELIB_EPOCHS", "40")
+    monkeypatch.setenv("BONELIB_SEED", "4")
+    cfg = colab.settings(run="run", seed="5", data="")
+    assert (cfg.seed, cfg.epochs, cfg.folds) == (5, 40, 3) and cfg.batch_size == Config.batch_size
+    assert cfg.data == str(tiny) and cfg.run == "run"
+    kept = {name: str(value) for name, value in cfg.given.items()}
+    assert kept == {"seed": "5", "epochs": "40", "folds": "3", "data": str(tiny)}
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == saved, "not written here"
+
+
+def test_form_may_depend_on_what_the_run_was_given(tiny, tmp_path):
+    run = tmp_path / "run"
+    write_json(run / "config.json", {"class_names": "Healthy,Ill", "data": str(tiny)})
+    cfg = colab.settings(run=str(run), prevalence="0.9,0.1", classes='{"a": "Ill"}')
+    assert cfg.class_names == ("Healthy", "Ill") and cfg.prevalence == (0.9, 0.1)
 
 
 def test_off_colab_settings_are_those_of_config_load(tiny, tmp_path, monkeypatch, capsys):
@@ -125,113 +116,174 @@ def test_off_colab_settings_are_those_of_config_load(tiny, tmp_path, monkeypatch
     monkeypatch.setenv("BONELIB_EPOCHS", "3")
     cfg = colab.settings(True, data=str(tiny), run="", batch_size="8")
     assert cfg == Config.load(data=str(tiny), batch_size="8") and cfg.epochs == 3
-    assert "This is not Colab" in capsys.readouterr().out
+    assert "BONELIB_MIRROR" in capsys.readouterr().out
 
 
-def test_next_notebook_on_its_own_machine_finds_results_and_settings(drive, tmp_path, monkeypatch, capsys):
-    cfg = colab.settings(True, run="runs/mine", image_size="64", seed="3")
-    cfg.root.mkdir(parents=True, exist_ok=True)
+def test_run_of_version_1_is_rejected(tmp_path):
+    write_json(tmp_path / "run" / "config.json", {"layer_decay": 0.8, "data": "sample"})
+    with pytest.raises(RunError, match="run"):
+        colab.settings(run=str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("name", ["COLAB_TPU_ADDR", "TPU_NAME"])
+def test_tpu_runtime_is_rejected(drive, monkeypatch, name):
+    monkeypatch.setenv(name, "local")
+    with pytest.raises(RunError, match="T4 GPU"):
+        colab.settings()
+
+
+def test_runtime_without_timm_is_rejected_at_import():
+    code = "import sys; sys.modules['timm'] = None; import bonelib.colab"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode and "T4 GPU" in done.stderr.splitlines()[-1]
+    assert "timm" in done.stderr.splitlines()[-1]
+
+
+def test_next_notebook_on_its_own_machine_finds_results_and_settings(
+    drive, tiny, tmp_path, monkeypatch, capsys
+):
+    drive.far.mkdir()
+    (drive.far / "bones").symlink_to(tiny)
+    cfg = colab.settings(True, data="MyDrive/bones", run="runs/mine", image_size="64", seed="3")
+    write_json(cfg.root / "config.json", cfg.given)
     (cfg.root / "catalog.csv").write_text("what 01 found")
     colab.finish(cfg)
-    assert not drive.home.exists(), "flushed, and let go"
+    assert not drive.home.exists(), "flushed and unmounted"
     fresh_machine(tmp_path, monkeypatch, "machine2")
     cfg = colab.settings(True, run="runs/mine", seed="4")
     assert (cfg.root / "catalog.csv").read_text() == "what 01 found"
-    assert (cfg.image_size, cfg.seed) == (64, 4)
-    assert "as in the forms before: image_size 64\n" in capsys.readouterr().out
+    assert (cfg.image_size, cfg.seed, cfg.given["data"]) == (64, 4, "MyDrive/bones")
+    assert Path(cfg.data).is_relative_to(cfg.cache) and len(load_catalog(cfg).table) >= 60
+    assert "image_size 64" in capsys.readouterr().out
 
 
-def test_run_folder_on_drive_is_kept_here_and_mirrored_there(drive, tmp_path):
+def test_run_folder_on_drive_is_kept_here_and_copied_there(drive):
     cfg = colab.settings(run=f"{drive.home}/results/mine")
     assert cfg.run == "runs/mine" and cfg.mirror == f"{drive.home}/results/mine"
+    assert "mirror" not in cfg.given
 
 
-@pytest.mark.parametrize("written", ["{home}/bones", "MyDrive/bones", "drive/MyDrive/bones/", "MyDrive/bones.zip"])
+@pytest.mark.parametrize(
+    "written", ["{home}/bones", "MyDrive/bones", "drive/MyDrive/bones/", "MyDrive/bones.zip"]
+)
 def test_data_on_drive_is_read_from_the_local_disk_alone(drive, tiny, written):
     drive.mount(str(colab.MOUNT))
-    (drive.far / "bones").symlink_to(tiny)  # so Drive shows what others have shared
-    with zipfile.ZipFile(drive.far / "bones.zip", "w") as file:
-        for path in tiny.rglob("*.*"):
-            file.write(path, path.relative_to(tiny))
-    cfg = colab.settings(data=written.format(home=drive.home), smoke="1")
+    # as Drive shows what others have shared
+    (drive.far / "bones").symlink_to(tiny)
+    zip_folder(tiny, drive.far / "bones.zip")
+    given = written.format(home=drive.home)
+    cfg = colab.settings(data=given, smoke="1")
     drive.flush_and_unmount()
-    assert cfg.run == "runs/bones"
-    assert len(catalog.catalog(cfg)[0]) >= 60
+    assert cfg.run == "runs/bones" and cfg.given["data"] == given
+    assert len(load_catalog(cfg).table) >= 60
 
 
 def test_table_on_drive_comes_with_the_images_beside_it(drive, tiny):
     drive.mount(str(colab.MOUNT))
-    (drive.far / "bones").mkdir()
-    (drive.far / "bones" / "images").symlink_to(tiny)
+    shutil.copytree(tiny, drive.far / "bones" / "images")
     (drive.far / "bones" / "table.csv").write_text("path,label\n")
-    assert Path(colab.settings(data="MyDrive/bones/table.csv").data).read_text() == "path,label\n"
+    data = Path(colab.settings(data="MyDrive/bones/table.csv").data)
+    assert data.read_text() == "path,label\n" and not data.is_relative_to(drive.mounted)
+    assert len(list((data.parent / "images").rglob("*.*"))) >= 60
 
 
-def test_refused_drive_is_told(drive):
-    drive.refuses = True
-    with pytest.raises(fetch.FetchError, match="allow the access that Colab asks for"):
+def test_denied_drive_is_an_error_that_says_what_to_do(drive):
+    drive.denies = True
+    with pytest.raises(RunError, match="allow the access"):
         colab.settings(True)
 
 
-def test_drive_lost_at_the_end_is_an_error_and_the_next_try_brings_all(drive, tmp_path):
+def test_drive_lost_at_the_end_is_an_error_and_the_next_try_copies_everything(drive):
     cfg = colab.settings(True, run="runs/mine")
+    cfg.root.mkdir(parents=True, exist_ok=True)
     (cfg.root / "report.html").write_text("the report")
     drive.flush_and_unmount()
-    with pytest.raises(fetch.FetchError, match="run the settings cell again"):
+    with pytest.raises(RunError, match="settings cell"):
         colab.finish(cfg)
     colab.finish(colab.settings(True, run="runs/mine"))
-    assert (drive.far / "bonelib" / "runs" / "mine" / "report.html").read_text() == "the report"
+    copied = drive.far / "bonelib" / "runs" / "mine" / "report.html"
+    assert copied.read_text() == "the report"
 
 
-def test_drive_lost_while_a_run_comes_back_stops_before_anything_is_trained_anew(drive, tmp_path, monkeypatch):
+def test_drive_lost_while_a_run_is_copied_back_is_an_error(drive, tmp_path, monkeypatch):
     cfg = colab.settings(True, run="runs/mine")
-    (Path(cfg.mirror) / "checkpoints" / "last").mkdir(parents=True)
-    (Path(cfg.mirror) / "checkpoints" / "last" / "state.json").write_text("{}")
+    write_json(Path(cfg.mirror) / "checkpoints" / "last" / "state.json", {})
     fresh_machine(tmp_path, monkeypatch, "machine2")
-    monkeypatch.setattr(
-        os, "scandir", lambda path: (_ for _ in ()).throw(OSError(107, "Transport endpoint is not connected"))
-    )
-    with pytest.raises(fetch.FetchError, match="not connected"):
+
+    def lost(path):
+        raise OSError(107, "Transport endpoint is not connected")
+
+    monkeypatch.setattr(os, "scandir", lost)
+    with pytest.raises(DataError, match="not connected"):
         colab.settings(True, run="runs/mine")
 
 
-def test_zip_of_the_own_images_works_off_colab(tiny, tmp_path, monkeypatch):
+def test_zip_of_own_images_works_off_colab(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with zipfile.ZipFile("bones.zip", "w") as file:
-        for path in tiny.rglob("*.*"):
-            file.write(path, path.relative_to(tiny))
+    zip_folder(tiny, Path("bones.zip"))
     cfg = colab.settings(data="bones.zip", smoke="1")
-    assert cfg.run == "runs/bones" and len(catalog.catalog(cfg)[0]) >= 60
+    assert cfg.run == "runs/bones" and len(load_catalog(cfg).table) >= 60
 
 
-def test_kaggle_set_is_fetched_once_for_a_notebook(drive, tiny, monkeypatch):
+def test_kaggle_set_is_downloaded_once_for_a_notebook(drive, tiny, monkeypatch):
     asked = []
-    monkeypatch.setattr(kagglehub, "dataset_download", lambda slug: asked.append(slug) or str(tiny))
+    monkeypatch.setattr(kagglehub, "dataset_download", lambda n: asked.append(n) or str(tiny))
     cfg = colab.settings(data="owner/bones", smoke="1")
-    assert len(catalog.catalog(cfg)[0]) >= 60 and asked == ["owner/bones"]
+    assert len(load_catalog(cfg).table) >= 60 and asked == ["owner/bones"]
+    assert cfg.given["data"] == "owner/bones"
 
 
-def test_kaggle_set_that_asks_for_an_account_says_where_the_token_goes(drive, monkeypatch):
-    def refuse(slug):
+def test_kaggle_set_that_needs_an_account_says_where_the_token_goes(drive, monkeypatch):
+    def deny(name):
         raise PermissionError("403 Client Error")
 
-    monkeypatch.setattr(kagglehub, "dataset_download", refuse)
-    with pytest.raises(ValueError, match=r"403 .*secret KAGGLE_API_TOKEN"):
+    monkeypatch.setattr(kagglehub, "dataset_download", deny)
+    with pytest.raises(DataError, match="KAGGLE_API_TOKEN"):
         colab.settings(data="owner/bones")
 
 
-def test_kagglehub_reads_the_secret_and_does_without_it(drive, monkeypatch):
+def test_kagglehub_reads_the_secret_and_works_without_it(drive, monkeypatch):
     assert kagglehub.config.get_colab_credentials().api_key == "from the secret"
     monkeypatch.setattr(sys.modules["google.colab"].userdata, "get", lambda key: {}[key])
     assert kagglehub.config.get_colab_credentials() is None
 
 
-def test_trained_model_is_asked_about_new_pictures_without_its_data(tiny, tmp_path, capsys):
+def test_trained_model_predicts_new_images_without_its_data(tiny, tmp_path):
     run = tmp_path / "run"
-    (run / "model").mkdir(parents=True)
-    (run / "model" / "config.json").write_text("{}")
-    (run / "form.json").write_text(json.dumps({"data": "/no/longer/here"}))
-    assert colab.settings(run=str(run), images=str(tiny)).images == str(tiny)
-    assert f"images {tiny}, results in {run}" in capsys.readouterr().out
-    with pytest.raises(catalog.DataError, match="/no/longer/here"):
+    calibrated_run(run)
+    write_json(run / "config.json", {"data": "/no/longer/here"})
+    cfg = colab.settings(run=str(run), images=str(tiny))
+    assert cfg.images == str(tiny) and "images" not in cfg.given
+    with pytest.raises(DataError, match="/no/longer/here"):
         colab.settings(run=str(run))
+
+
+def test_uploaded_images_are_those_to_predict(files, tmp_path):
+    here = Path.cwd()
+    image = encoded(waves(), "PNG")
+    files.chosen = {"a.png": image, "b.png": image}
+    folder = colab.upload("uploaded")
+    assert Path.cwd() == here and find_images(folder)[1] == ["a.png", "b.png"]
+
+
+def test_one_uploaded_zip_is_the_data(files, tiny, tmp_path):
+    files.chosen = {"bones.zip": zip_folder(tiny, tmp_path / "bones.zip").read_bytes()}
+    cfg = colab.settings(data=str(colab.upload("uploaded")), smoke="1")
+    assert len(load_catalog(cfg).table) >= 60
+
+
+def test_upload_of_nothing_is_an_error(files):
+    with pytest.raises(RunError):
+        colab.upload("uploaded")
+
+
+def test_upload_off_colab_is_an_error_and_download_does_nothing(tmp_path):
+    with pytest.raises(RunError, match="Colab"):
+        colab.upload(tmp_path / "uploaded")
+    assert not (tmp_path / "uploaded").exists()
+    colab.download(tmp_path / "report.html")
+
+
+def test_download_sends_the_file(files, tmp_path):
+    colab.download(tmp_path / "report.html")
+    assert files.downloaded == [str(tmp_path / "report.html")]

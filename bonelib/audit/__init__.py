@@ -1,0 +1,1 @@
+"""What is wrong with the data: copies, conflicting labels, defects and shortcuts."""

@@ -1,0 +1,77 @@
+"""What is wrong with single images and with single metadata values: reported, never changed."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bonelib.data.images import frame
+from bonelib.data.quality import has_overlay, is_blank, is_inverted
+
+SUFFIXES = {"PNG": {".png"}, "JPEG": {".jpg", ".jpeg"}, "TIFF": {".tif", ".tiff"}, "BMP": {".bmp"}}
+
+
+def image_defects(row: Any, thumbnail: NDArray[np.uint8]) -> set[str]:
+    """The issues of one image: a row of the catalog as a named tuple, and its thumbnail (S, S)."""
+    top, bottom, left, right = frame(row.width, row.height, len(thumbnail))
+    image = thumbnail[top:bottom, left:right]
+    if is_blank(image):
+        return {"blank"}
+    short, long = sorted((row.width, row.height))
+    suffix = PurePosixPath(row.path).suffix.lower()
+    found = {
+        "tiny": short < 64,
+        "aspect": long > 3 * short,
+        "overlay": has_overlay(row.coloured),
+        "extension": suffix not in SUFFIXES.get(row.format, {suffix}),
+        "inverted": is_inverted(image),
+        "dark": np.percentile(image, 99) < 50,
+        "bright": np.mean(image >= 250) > 0.5,
+    }
+    return {issue for issue, present in found.items() if present}
+
+
+def odd_values(rows: pd.DataFrame, columns: list[str]) -> list[dict[str, Any]]:
+    """Values that are impossible or far from all others: `path`, `column`, `value`, `reason`."""
+    found = []
+    for column in columns:
+        numbers = pd.to_numeric(rows[column], errors="coerce")
+        reasons = _odd_texts(rows[column], numbers) | _odd_numbers(column, numbers)
+        for i, reason in reasons.items():
+            value = rows[column].iloc[i]
+            value = value.item() if isinstance(value, np.generic) else value
+            path = rows["path"].iloc[i]
+            found.append({"path": path, "column": column, "value": value, "reason": reason})
+    return found
+
+
+def _odd_texts(values: pd.Series, numbers: pd.Series) -> dict[int, str]:
+    """A few texts in a column of numbers, by row."""
+    texts = np.flatnonzero(values.notna() & numbers.isna())
+    few = 0 < len(texts) < min(0.2 * len(values), numbers.notna().sum())
+    return dict.fromkeys(texts.tolist(), "is no number, but the other values are") if few else {}
+
+
+def _odd_numbers(column: str, numbers: pd.Series) -> dict[int, str]:
+    """Impossible ages, and numbers far outside the quartiles with a gap to the next, by row."""
+    found: dict[int, str] = {}
+    if numbers.notna().sum() < 8:
+        return found
+    low, high = numbers.quantile([0.25, 0.75])
+    spread, is_age = high - low, "age" in column.lower().split("_")
+    distinct = np.sort(numbers.dropna().unique())
+    for i, value in enumerate(numbers):
+        others = distinct[distinct != value]
+        if np.isnan(value) or not len(others):
+            continue
+        nearest = others[np.abs(others - value).argmin()]
+        outside = value < low - 1.5 * spread or value > high + 1.5 * spread
+        if is_age and not 0 < value <= 120:
+            found[i] = "is an impossible age"
+        elif outside and abs(nearest - value) > 0.75 * spread > 0:
+            found[i] = f"is far from the others: the nearest is {nearest:g}"
+    return found

@@ -1,0 +1,1 @@
+"""Image files to one table of grey images."""

@@ -1,0 +1,91 @@
+"""Every image of a data set decoded once, into a memory map that later runs find again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bonelib import storage
+from bonelib.data import dicom, images, metadata
+from bonelib.messages import DataError, RunError
+
+# What is known of a file that can't be read.
+UNKNOWN_FACTS = {"width": 0, "height": 0, "format": "", "bytes": 0, "sha256": "", "coloured": 0.0}
+
+Decoded = tuple[NDArray[np.uint8], pd.DataFrame]
+
+
+def cached_images(root: str | Path, paths: Sequence[str], size: int, folder: str | Path) -> Decoded:
+    """A memory map (N, size, size) uint8 of letterboxed images, and facts, in the order of `paths`.
+
+    Facts: `width`, `height`, `format`, `bytes`, `sha256`, `status` ("ok", or the reason why not:
+    the image is black then), `patient` (of DICOM files: a salted hash) and `coloured`.
+    They are kept in `folder`, beside the salt. A file that changes, or a package that can read more
+    of them, makes another cache. Raises RunError if there is no room.
+    """
+    root, folder = Path(root), Path(folder)
+    files = [(path, *storage.stamp(root / path)) for path in paths]
+    depends_on = [images.DECODING_VERSION, dicom.installed_readers(), str(root.resolve()), files]
+    stem = folder / f"{storage.text_digest(json.dumps(depends_on), 20)}-{size}"
+    try:
+        return _load(stem, len(paths), size) or _decode_all(root, paths, size, stem)
+    except (OSError, RunError) as error:
+        raise RunError(
+            f"{folder} could not take {len(paths):,} decoded images, "
+            f"{len(paths) * size**2 / 1e6:,.0f} MB ({error.__cause__ or error}). "
+            "Make room there, or name another folder (BONELIB_CACHE=path)"
+        ) from error
+
+
+def _load(stem: Path, count: int, size: int) -> Decoded | None:
+    """What an earlier run decoded, or None if it is absent or incomplete."""
+    try:
+        pixels = np.load(f"{stem}.npy", mmap_mode="r")
+        facts = pd.DataFrame(storage.read_json(Path(f"{stem}.json")))
+    except (OSError, ValueError, EOFError):
+        return None
+    complete = pixels.shape == (count, size, size) and len(facts) == count
+    return (pixels, facts) if complete else None
+
+
+def _decode_all(root: Path, paths: Sequence[str], size: int, stem: Path) -> Decoded:
+    salt = metadata.patient_salt(stem.parent)
+    with storage.atomic_file(Path(f"{stem}.npy")) as temporary:
+        facts = pd.DataFrame(_fill(temporary, [root / path for path in paths], size, salt))
+        storage.write_json(Path(f"{stem}.json"), facts.to_dict("list"))
+    return np.load(f"{stem}.npy", mmap_mode="r"), facts
+
+
+def _fill(file: Path, paths: list[Path], size: int, salt: bytes) -> list[dict[str, Any]]:
+    """Decode all images into a new memory map; returns the facts of each."""
+    pixels = np.lib.format.open_memmap(file, "w+", np.uint8, (len(paths), size, size))
+    # On a full disk this is an error; without it, writing to the map would kill the process.
+    if hasattr(os, "posix_fallocate"):
+        with file.open("r+b") as handle:
+            os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
+    rows = range(len(paths))
+    facts = storage.parallel_map(lambda i: _decode_into(pixels[i], paths[i], salt), rows, "decode")
+    pixels.flush()
+    return facts
+
+
+def _decode_into(square: NDArray[np.uint8], path: Path, salt: bytes) -> dict[str, Any]:
+    """The facts of an image file; its pixels, letterboxed, are written to `square`."""
+    facts: dict[str, Any] = UNKNOWN_FACTS | {"status": "ok", "patient": ""}
+    try:
+        data = images.read_bytes(path)
+        facts.update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+        image, found = images.decode(data, len(square))
+    except DataError as error:
+        return facts | {"status": f"unreadable: {error}"}
+    square[:] = images.letterbox(image, len(square))
+    facts.update(found, patient=metadata.hash_patient(found["patient"], salt))
+    return facts

@@ -1,0 +1,165 @@
+"""95% confidence intervals: whole patient groups are resampled, as rows of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit, logit, ndtr, stdtrit
+
+from bonelib.evaluation import metrics
+from bonelib.evaluation.calibration import Floats, wilson_interval
+from bonelib.evaluation.metrics import Scores, number_or_none
+
+Groups = NDArray[np.str_]
+Leaf = dict[str, float | None]
+
+LOSSES = ("brier", "log_loss", "ece")
+# Metrics that weigh images equally; the others weigh classes equally.
+IMAGE_WEIGHTED = ("accuracy", "weighted_f1", "quadratic_kappa", *LOSSES)
+# Resamples in which a metric must be defined to get an interval.
+MIN_RESAMPLES = 20
+# Weights in memory at the same time.
+MAX_WEIGHTS = 4_000_000
+
+
+def _weights(groups: Groups, resamples: int, seed: int) -> Iterator[Floats]:
+    """Weights of the data itself (1, N), then blocks of resampling weights (r, N).
+
+    A resample draws whole groups with replacement and weighs an image by how often its group came.
+    """
+    yield np.ones((1, len(groups)))
+    index = np.unique(groups, return_inverse=True)[1]
+    count, rng = index.max() + 1, np.random.default_rng(seed)
+    block = max(1, MAX_WEIGHTS // len(index))
+    for start in range(0, resamples, block):
+        size = min(block, resamples - start)
+        yield rng.multinomial(count, np.full(count, 1 / count), size)[:, index].astype(float)
+
+
+def _leaf(value: float, low: float = np.nan, high: float = np.nan) -> Leaf:
+    ends = number_or_none(low), number_or_none(high)
+    return {"value": number_or_none(value), "low": ends[0], "high": ends[1]}
+
+
+def _percentile_interval(draws: Floats, groups: float) -> tuple[float, float]:
+    """Percentile interval, expanded for few groups.
+
+    Hesterberg 2015, doi 10.1080/00031305.2015.1089789.
+    """
+    draws = draws[np.isfinite(draws)]
+    if groups < 2 or len(draws) < MIN_RESAMPLES:
+        return np.nan, np.nan
+    tail = ndtr(np.sqrt(groups / (groups - 1)) * stdtrit(groups - 1, 0.025))
+    return float(np.quantile(draws, tail)), float(np.quantile(draws, 1 - tail))
+
+
+def _interval(name: str, value: float, draws: Floats, groups: float) -> Leaf:
+    """{"value", "low", "high"} of a metric that rests on so many groups.
+
+    Bounded metrics get a t interval on the logit scale, which keeps its coverage near the ends.
+    """
+    finite = draws[np.isfinite(draws)]
+    if groups < 2 or len(finite) < MIN_RESAMPLES:
+        return _leaf(value)
+    if name in LOSSES:
+        low, high = _percentile_interval(finite, groups)
+        # Resampling adds to the ECE what sampling has added already: reflect (basic bootstrap).
+        if name == "ece":
+            low, high = max(0.0, 2 * value - high), max(0.0, 2 * value - low)
+        return _leaf(value, low, high)
+    start, length = (-1, 2) if name == "quadratic_kappa" else (0, 1)
+    share = (value - start) / length
+    # At an end of the scale no resample differs: use the interval of a proportion.
+    if min(share, 1 - share) < 1e-9:
+        low, high = wilson_interval(share, groups)
+    else:
+        spread = finite.std() * np.sqrt(groups / (groups - 1)) / length
+        margin = -stdtrit(groups - 1, 0.025) * spread / (share * (1 - share))
+        low, high = expit(logit(share) - margin), expit(logit(share) + margin)
+    return _leaf(value, start + length * low, start + length * high)
+
+
+def effective_groups(y: ArrayLike, groups: ArrayLike) -> float:
+    """How many groups a metric that weighs classes equally rests on.
+
+    Welch-Satterthwaite degrees of freedom plus one, at most the number of groups.
+    """
+    labels, names = np.asarray(y), np.asarray(groups).astype(str)
+    counts = np.array([len(set(names[labels == label])) for label in set(labels.tolist())])
+    variances = (1 / (counts**2 * np.maximum(counts - 1, 0.5))).sum()
+    freedom = float((1 / counts).sum() ** 2 / variances)
+    return min(len(set(names)), 1 + max(1.0, freedom))
+
+
+def _resample(
+    scores: Callable[[Floats], Scores], groups: Groups, resamples: int, seed: int
+) -> tuple[Scores, Scores]:
+    """The metrics of the data itself, (1,) each, and of all resamples, (R,) each."""
+    blocks = [scores(weights) for weights in _weights(groups, resamples, seed)]
+    draws = metrics.map_leaves(lambda path, *parts: np.concatenate(parts), *blocks[1:])
+    return blocks[0], draws
+
+
+def intervals(
+    y: ArrayLike,
+    probabilities: ArrayLike,
+    groups: ArrayLike,
+    class_names: metrics.Names,
+    resamples: int = 1000,
+    seed: int = 0,
+    prevalence: ArrayLike | None = None,
+) -> dict[str, Any]:
+    """Every metric as {"value", "low", "high"}, 95%; binary read-outs are under "binary".
+
+    groups: (N,) patients. prevalence: (K,) class shares that the images are weighted to, if given.
+    """
+    labels, checked = metrics.check_inputs(y, probabilities)
+    names, predicted = np.asarray(groups).astype(str), checked.argmax(1)
+    total, balanced = len(set(names)), effective_groups(labels, names)
+
+    def scores(block: Floats) -> Scores:
+        weights = metrics.shift_prevalence(block, labels, prevalence)
+        readouts = metrics.binary_scores(labels, checked, weights, class_names)
+        overall = metrics.weighted_scores(labels, checked, weights, class_names)
+        return overall | {"binary": readouts}
+
+    def interval(path: tuple[str, ...], value: Floats, draws: Floats) -> Leaf:
+        count = total if path[0] in IMAGE_WEIGHTED else balanced
+        if path[-1] in class_names:
+            index = list(class_names).index(path[-1])
+            true, called = labels == index, predicted == index
+            behind = {"specificity": ~true, "ppv": called, "npv": ~called}.get(path[0], true)
+            count = len(set(names[behind]))
+        return _interval(path[0], value[0], draws, count)
+
+    return metrics.map_leaves(interval, *_resample(scores, names, resamples, seed))
+
+
+def paired(
+    y: ArrayLike,
+    a: ArrayLike,
+    b: ArrayLike,
+    groups: ArrayLike,
+    class_names: metrics.Names,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Differences a minus b as {"value", "low", "high"}, 95%, on the same resamples of groups.
+
+    a, b: probabilities (N, K) of two models for the same images.
+    """
+    (labels, first), (_, second) = metrics.check_inputs(y, a), metrics.check_inputs(y, b)
+    names = np.asarray(groups).astype(str)
+
+    def differences(weights: Floats) -> Scores:
+        scores = metrics.weighted_scores(labels, first, weights, class_names)
+        others = metrics.weighted_scores(labels, second, weights, class_names)
+        return metrics.map_leaves(lambda path, score, other: score - other, scores, others)
+
+    def interval(path: tuple[str, ...], value: Floats, draws: Floats) -> Leaf:
+        return _leaf(value[0], *_percentile_interval(draws, len(set(names))))
+
+    return metrics.map_leaves(interval, *_resample(differences, names, resamples, seed))

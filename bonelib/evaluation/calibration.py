@@ -1,0 +1,126 @@
+"""Calibration: temperature scaling, undoing class shares, reliability, and when to abstain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import softmax
+
+Floats = NDArray[np.float64]
+# Class shares that training drew, and those of the data: (K,) each.
+Shares = tuple[ArrayLike, ArrayLike]
+
+CALIBRATION_BINS = 10
+# Validation images that must be answered before their accuracy may set a threshold.
+MIN_ANSWERED = 10
+
+
+def bin_membership(confidence: ArrayLike) -> Floats:
+    """Membership (N, bins) of probabilities in equal-width bins, as 0.0 or 1.0."""
+    index = (np.asarray(confidence) * CALIBRATION_BINS).astype(int)
+    return np.asarray(np.eye(CALIBRATION_BINS)[np.minimum(index, CALIBRATION_BINS - 1)])
+
+
+def wilson_interval(share: float, count: float) -> tuple[float, float]:
+    """95% score interval of a proportion observed in `count` independent cases (Wilson 1927)."""
+    z2 = 1.959964**2
+    half = np.sqrt(z2 * share * (1 - share) / count + z2 * z2 / (4 * count * count))
+    center, scale = share + z2 / (2 * count), 1 + z2 / count
+    return max(0.0, float((center - half) / scale)), min(1.0, float((center + half) / scale))
+
+
+def apply_temperature(probabilities: ArrayLike, temperature: float) -> Floats:
+    """Probabilities (N, K), softened (temperature > 1) or sharpened (< 1): softmax(log p / T)."""
+    logs = np.log(np.asarray(probabilities, float).clip(1e-15))
+    return np.asarray(softmax(logs / temperature, axis=1))
+
+
+def fit_temperature(probabilities: ArrayLike, y: ArrayLike) -> float:
+    """The temperature (0.05 to 20) with the lowest log loss on validation rows; 1.0 without rows.
+
+    Guo et al. 2017, arXiv 1706.04599.
+    """
+    labels = np.asarray(y, int)
+    if not len(labels):
+        return 1.0
+
+    def loss(log_temperature: float) -> float:
+        scaled = apply_temperature(probabilities, np.exp(log_temperature))
+        return -float(np.log(scaled[np.arange(len(labels)), labels].clip(1e-15)).mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=np.log([0.05, 20]), method="bounded").x))
+
+
+def undo_class_shares(probabilities: ArrayLike, drawn: ArrayLike, held: ArrayLike) -> Floats:
+    """Posteriors (N, K) under the class shares of the data, `held`, by Bayes' rule.
+
+    drawn: (K,) class shares that training drew, which the probabilities were learnt with.
+    """
+    shifted = np.asarray(probabilities, float) * np.divide(held, drawn)
+    return np.asarray(shifted / shifted.sum(1, keepdims=True))
+
+
+def calibrate(
+    probabilities: ArrayLike, temperature: float, class_shares: Shares | None = None
+) -> Floats:
+    """Calibrated probabilities (N, K): the class shares of training undone, then the temperature.
+
+    class_shares: None if there is nothing to undo.
+    """
+    if class_shares is not None:
+        probabilities = undo_class_shares(probabilities, *class_shares)
+    return apply_temperature(probabilities, temperature)
+
+
+def reliability(confidence: Floats, hits: ArrayLike, groups: ArrayLike) -> list[dict[str, Any]]:
+    """One row per filled bin: mean probability `p`, share of hits `hit`, images `n`, `low`, `high`.
+
+    `low` and `high` are Wilson's 95% interval at the number of groups in the bin.
+    """
+    correct, names = np.asarray(hits, float), np.asarray(groups).astype(str)
+    rows = []
+    for members in bin_membership(confidence).T.astype(bool):
+        if members.any():
+            stated, share = float(confidence[members].mean()), float(correct[members].mean())
+            low, high = wilson_interval(share, len(set(names[members])))
+            count = int(members.sum())
+            rows.append({"p": stated, "hit": share, "n": count, "low": low, "high": high})
+    return rows
+
+
+def ece_floor(probabilities: ArrayLike, draws: int = 200, seed: int = 0) -> float:
+    """The mean ECE of perfectly calibrated labels with these probabilities and this few images."""
+    confidence = np.asarray(probabilities, float).max(1)
+    hits = np.random.default_rng(seed).random((draws, len(confidence))) < confidence
+    gaps = np.abs((confidence - hits) @ bin_membership(confidence))  # (draws, bins)
+    return float(gaps.sum(1).mean() / len(confidence))
+
+
+def coverage_risk(y: ArrayLike, probabilities: ArrayLike) -> dict[str, list[float]]:
+    """`coverage`, `risk` (share of errors) and `threshold` as less and less confident images count.
+
+    Images of equal confidence are answered together.
+    """
+    confidence = np.asarray(probabilities).max(1)
+    wrong = np.asarray(probabilities).argmax(1) != np.asarray(y)
+    order = np.argsort(-confidence, kind="stable")
+    last = np.flatnonzero(np.diff(confidence[order], append=-1.0))
+    return {
+        "coverage": ((last + 1) / len(confidence)).tolist(),
+        "risk": (wrong[order].cumsum()[last] / (last + 1)).tolist(),
+        "threshold": confidence[order][last].tolist(),
+    }
+
+
+def choose_threshold(y: ArrayLike, probabilities: ArrayLike, target: float) -> float | None:
+    """The lowest confidence from which validation images are answered at the target accuracy.
+
+    At least MIN_ANSWERED images must be answered; None if no threshold reaches the target.
+    """
+    curve = {name: np.array(values) for name, values in coverage_risk(y, probabilities).items()}
+    enough = curve["coverage"] * len(np.asarray(y)) >= MIN_ANSWERED - 1e-9
+    reached = curve["threshold"][enough & (1 - curve["risk"] >= target - 1e-12)]
+    return float(reached.min()) if len(reached) else None

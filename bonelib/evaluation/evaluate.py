@@ -1,0 +1,206 @@
+"""From predictions.csv to metrics.json: test results, comparisons, calibration, findings."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from bonelib.evaluation import calibration, metrics
+from bonelib.evaluation.bootstrap import intervals, paired
+from bonelib.evaluation.calibration import Shares
+from bonelib.evaluation.findings import performance_findings
+from bonelib.evaluation.metrics import Names
+from bonelib.evaluation.predict import Arrays, select_rows, to_arrays
+from bonelib.evaluation.subgroups import count_classes, model_spread, subgroup_results
+from bonelib.messages import DataError, sort_findings
+from bonelib.storage import read_json, text_digest, write_json
+
+Table: TypeAlias = pd.DataFrame
+# A part of metrics.json.
+Block = dict[str, Any]
+
+
+def _test_rows(predictions: Table, baselines: Table | None) -> dict[str, Table]:
+    """The test rows of "plain" and "tta" predictions and of each baseline, in the same order."""
+    table = predictions
+    if baselines is not None:
+        others = baselines.rename(columns={"baseline": "tta"}).assign(split="test")
+        table = pd.concat([predictions, others], ignore_index=True)
+    tests = {name: select_rows(table, name, "test") for name in table["tta"].unique()}
+    for name, rows in tests.items():
+        if not rows["path"].equals(tests["plain"]["path"]):
+            raise DataError(f"{name} and plain predictions are of different test images")
+    return tests
+
+
+def _distances(matrix: metrics.Labels) -> dict[str, int]:
+    """Predictions by their distance from the true class; {} for fewer than three classes."""
+    counts = {"correct": int(matrix.trace())}
+    for step in range(1, len(matrix)):
+        counts[f"too healthy by {step}"] = int(matrix.trace(-step))
+        counts[f"too ill by {step}"] = int(matrix.trace(step))
+    return counts if len(matrix) > 2 else {}
+
+
+def _compare(arrays: dict[str, Arrays], sampling: Block) -> Block:
+    """The blocks about uncalibrated predictions, with their paired differences."""
+    y, plain, groups = arrays["plain"]
+    blocks = ("test", "confusion", "ordinal", "baselines", "differences")
+    out: Block = {name: {} for name in blocks}
+    for name, (_, probabilities, _) in arrays.items():
+        results = intervals(y, probabilities, groups, **sampling)
+        if name in ("plain", "tta"):
+            matrix = metrics.confusion(y, probabilities)
+            out["test"][name], out["confusion"][name] = results, matrix.tolist()
+            out["ordinal"][name] = _distances(matrix)
+        else:
+            difference = paired(y, plain, probabilities, groups, **sampling)
+            out["baselines"][name], out["differences"][f"model_minus_{name}"] = results, difference
+    if "tta" in arrays:
+        difference = paired(y, arrays["tta"][1], plain, groups, **sampling)
+        out["differences"]["tta_minus_plain"] = difference
+    return out
+
+
+def _calibration_stage(test: Arrays, class_names: Names) -> Block:
+    """How far the probabilities of the test set can be taken literally."""
+    y, probabilities, groups = test
+    scores = metrics.compute_metrics(y, probabilities, class_names)
+    hits = probabilities.argmax(1) == y
+    return {
+        **{name: scores[name] for name in ("ece", "log_loss", "brier")},
+        "ece_floor": calibration.ece_floor(probabilities),
+        "reliability": calibration.reliability(probabilities.max(1), hits, groups),
+    }
+
+
+def _selective(test: Arrays, class_names: Names, threshold: float | None) -> Block:
+    """Coverage and accuracy on the test set if predictions below the threshold are withheld."""
+    y, probabilities, groups = test
+    block: Block = {"threshold": threshold, "curve": calibration.coverage_risk(y, probabilities)}
+    rows = probabilities.max(1) >= (np.inf if threshold is None else threshold)
+    block |= {"answered": int(rows.sum()), "coverage": float(rows.mean())}
+    if rows.any():
+        answered = y[rows], probabilities[rows], groups[rows]
+        block["accuracy"] = intervals(*answered, class_names, resamples=300)["accuracy"]
+    return block
+
+
+def _at_prevalence(test: Arrays, prevalence: ArrayLike, sampling: Block) -> Block:
+    """Results if the classes had the proportions of `prevalence` (K,)."""
+    names, shares = sampling["class_names"], np.asarray(prevalence, float) / np.sum(prevalence)
+    if len(shares) != len(names):
+        raise DataError(f"prevalence has {len(shares)} shares: expected one for each of {names}")
+    named = dict(zip(names, shares.tolist(), strict=True))
+    return {"prevalence": named, **intervals(*test, prevalence=shares, **sampling)}
+
+
+def fit_on_validation(
+    predictions: Table,
+    class_names: Names,
+    class_shares: Shares | None,
+    target: float,
+    kind: str = "plain",
+) -> Block:
+    """`temperature` and `threshold` (None: none reaches the target) from the validation rows.
+
+    class_shares: see `evaluate`.
+    """
+    y, probabilities, _ = to_arrays(select_rows(predictions, kind, "val"), class_names)
+    undone = calibration.calibrate(probabilities, 1.0, class_shares)
+    temperature = calibration.fit_temperature(undone, y)
+    calibrated = calibration.calibrate(probabilities, temperature, class_shares)
+    threshold = calibration.choose_threshold(y, calibrated, target)
+    return {"temperature": temperature, "threshold": threshold}
+
+
+def _calibrate(
+    predictions: Table, kind: str, class_names: Names, class_shares: Shares | None, target: float
+) -> tuple[Block, Block]:
+    """The blocks `calibration` and `selective` of one kind of prediction."""
+    fitted = fit_on_validation(predictions, class_names, class_shares, target, kind)
+    y, before, groups = to_arrays(select_rows(predictions, kind, "test"), class_names)
+    after = calibration.calibrate(before, fitted["temperature"], class_shares)
+    block = {"temperature": fitted["temperature"]}
+    block["fitted_on"] = len(select_rows(predictions, kind, "val"))
+    block["before"] = _calibration_stage((y, before, groups), class_names)
+    block["after"] = _calibration_stage((y, after, groups), class_names)
+    if class_shares is not None:
+        drawn, held = np.asarray(class_shares, float).tolist()
+        block["priors"] = {"learnt_with": drawn, "of_the_data": held}
+    selective = _selective((y, after, groups), class_names, fitted["threshold"])
+    return block, {"target_accuracy": target, **selective}
+
+
+def evaluate(
+    predictions: Table,
+    class_names: Names,
+    baselines: Table | None = None,
+    metadata: Table | None = None,
+    *,
+    class_shares: Shares | None = None,
+    prevalence: ArrayLike | None = None,
+    target: float = 0.9,
+    smallest: int = 10,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Block:
+    """metrics.json's content: results on test rows; val rows give temperature and threshold.
+
+    predictions: predictions.csv. baselines: from `predict_baselines`. metadata: path, and the
+    columns to form subgroups by. class_shares: (drawn in training, of the data), (K,) each, undone
+    if given. prevalence: (K,) at the clinic. target: accuracy of the answered images. smallest:
+    groups that a subgroup needs.
+    """
+    sampling: Block = {"class_names": class_names, "resamples": resamples, "seed": seed}
+    tests = _test_rows(predictions, baselines)
+    arrays = {name: to_arrays(rows, class_names) for name, rows in tests.items()}
+    out: Block = {"model": "plain", "counts": count_classes(tests["plain"], class_names)}
+    out |= _compare(arrays, sampling)
+    out |= {"calibration": {}, "selective": {}, "subgroups": {}}
+    for kind in out["test"]:
+        blocks = _calibrate(predictions, kind, class_names, class_shares, target)
+        out["calibration"][kind], out["selective"][kind] = blocks
+    if "seed" in predictions:
+        out["spread"] = {kind: model_spread(tests[kind], class_names) for kind in out["test"]}
+    if prevalence is not None:
+        out["at_prevalence"] = _at_prevalence(arrays["plain"], prevalence, sampling)
+    if metadata is not None:
+        out["subgroups"] = subgroup_results(tests["plain"], metadata, smallest, sampling)
+    findings = sort_findings(performance_findings(out))
+    return out | {"findings": [asdict(finding) for finding in findings]}
+
+
+def count_test_reads(predictions: Table, model_digest: str, ledger: Path) -> int:
+    """How many different models have read this test set, counted in `ledger` (JSON)."""
+    test = predictions.loc[predictions["split"] == "test", ["path", "label"]]
+    key = text_digest(test.drop_duplicates().sort_values("path").to_csv(index=False))
+    reads = read_json(ledger) if ledger.exists() else {}
+    reads[key] = sorted({*reads.get(key, []), model_digest})
+    write_json(ledger, reads)
+    return len(reads[key])
+
+
+def failures(predictions: Table, class_names: Names, count: int = 9) -> dict[str, Table]:
+    """Test rows worth a look: confident errors, unsure ones, those that TTA changes most.
+
+    With `prediction` and `confidence`, and `moved`: half the change in probabilities by TTA.
+    """
+    rows = select_rows(predictions, "plain", "test")
+    probabilities = to_arrays(rows, class_names)[1]
+    predicted = np.array(class_names)[probabilities.argmax(1)]
+    rows = rows.assign(prediction=predicted, confidence=probabilities.max(1))
+    out = {
+        "most confident errors": rows[predicted != rows["label"]].nlargest(count, "confidence"),
+        "least sure": rows.nsmallest(count, "confidence"),
+    }
+    if (predictions["tta"] == "tta").any():
+        other = to_arrays(select_rows(predictions, "tta", "test"), class_names)[1]
+        moved = rows.assign(moved=np.abs(probabilities - other).sum(1) / 2)
+        out["most changed by test-time views"] = moved.nlargest(count, "moved")
+    return out

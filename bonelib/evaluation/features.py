@@ -1,0 +1,77 @@
+"""Images to feature vectors: texture, corners, or a frozen pretrained backbone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bonelib.config import Config
+from bonelib.evaluation.calibration import Floats
+from bonelib.training.device import autocast, device, precision
+from bonelib.training.loader import plain_batches
+from bonelib.training.model import build
+
+Pixels = NDArray[Any]
+
+# Rotation-invariant uniform patterns (Ojala 2002, doi 10.1109/TPAMI.2002.1017623): 0..8 set
+# neighbours, 9 for the rest.
+_BITS = (np.arange(256)[:, None] >> np.arange(8)) & 1
+_UNIFORM = (np.roll(_BITS, 1, 1) != _BITS).sum(1) <= 2
+_PATTERNS = np.where(_UNIFORM, _BITS.sum(1), 9).astype(np.uint8)
+_NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1))
+# The corners are 2 x 2 cells each of a grid with this many cells per side.
+_GRID = 8
+
+
+def cheap_features(cfg: Config, images: Pixels) -> Floats:
+    """(N, D): the features of the frozen backbone or, without pretrained weights, texture."""
+    if cfg.pretrained:
+        return frozen_features(cfg, images)
+    return np.stack([texture_features(image) for image in images])
+
+
+@torch.inference_mode()
+def frozen_features(cfg: Config, images: Pixels) -> Floats:
+    """(N, D): the pooled last feature map of the pretrained backbone; images: (N, S, S) uint8."""
+    on_device = device()
+    net = build(cfg, 2).to(on_device).eval()
+    net.backbone.reset_classifier(0)
+    with autocast(precision(cfg, on_device), on_device):
+        batches = plain_batches(images, np.arange(len(images)), 2 * cfg.batch_size)
+        features = [net(batch.to(on_device)).float().cpu() for batch in batches]
+    return torch.cat(features).numpy().astype(np.float64)
+
+
+def texture_features(image: Pixels) -> Floats:
+    """Grey-level histogram, and local binary patterns at 1, 2 and 4 px: (S, S) uint8 to (62,)."""
+    patterns = [_binary_patterns(image, radius) for radius in (1, 2, 4)]
+    return np.concatenate([_histogram(image >> 3, 32), *patterns])
+
+
+def corner_features(image: Pixels) -> Floats:
+    """Mean and standard deviation of 4 cells in each corner: (S, S) uint8 to (32,)."""
+    step = len(image) // _GRID
+    cells = image[: step * _GRID, : step * _GRID].reshape(_GRID, step, _GRID, step)
+    outer = np.isin(np.arange(_GRID), (0, 1, _GRID - 2, _GRID - 1))
+    corners = outer[:, None] & outer
+    return np.concatenate([cells.mean((1, 3))[corners], cells.std((1, 3))[corners]])
+
+
+def _histogram(values: Pixels, count: int) -> Floats:
+    """Shares of the integers 0..count - 1: (count,)."""
+    return np.bincount(values.ravel(), minlength=count) / values.size
+
+
+def _binary_patterns(image: Pixels, radius: int) -> Floats:
+    """Histogram (10,) of the local binary patterns of an image (S, S)."""
+    height, width = image.shape
+    center = image[radius : height - radius, radius : width - radius]
+    code = np.zeros(center.shape, np.uint8)
+    for bit, (dy, dx) in enumerate(_NEIGHBOURS):
+        shifted = np.roll(image, (-dy * radius, -dx * radius), (0, 1))
+        neighbour = shifted[radius : height - radius, radius : width - radius]
+        code |= (neighbour >= center).astype(np.uint8) << bit
+    return _histogram(_PATTERNS[code], 10)

@@ -1,0 +1,135 @@
+"""What metrics and splits say, as findings; one rule decides every comparison."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from bonelib.messages import Finding
+
+BASELINE_NAMES = {
+    "majority": "the majority class",
+    "intensity": "the intensity baseline",
+    "metadata": "metadata alone",
+    "metadata_image": "metadata with simple image features",
+    "corners": "the image corners alone",
+}
+# Patients of a class below which the test set is small, and below which nothing is compared.
+SMALL_CLASS, MIN_PATIENTS = 10, 5
+# Width of an interval of AUROC above which it decides nothing.
+MAX_WIDTH = 0.2
+# What the training or validation set may share with the test set. `_image` is a column of the
+# catalog with one number per set of copies; the underscores keep metadata of the same name apart.
+LEAK_COLUMNS = {
+    "group": "groups of copies or patients",
+    "_split_group": "groups of copies or patients",
+    "_audit_cluster": "clusters of copies that the audit found",
+    "_image": "images that are the same image when compared again",
+    "sha256": "byte-identical files",
+    "patient": "patients",
+}
+
+
+def format_interval(leaf: dict[str, Any] | None, signed: bool = False) -> str:
+    """A result with its interval, "0.71 (0.62 to 0.79)", or "not defined"."""
+    numbers = [leaf[key] for key in ("value", "low", "high")] if leaf else []
+    sign = "+" if signed else ""
+    # Adding 0.0 makes -0.0 positive.
+    texts = [f"{round(n, 2) + 0.0:{sign}.2f}" for n in numbers if n is not None]
+    if len(texts) < 3:
+        return f"{texts[0]} (no interval)" if texts else "not defined"
+    return f"{texts[0]} ({texts[1]} to {texts[2]})"
+
+
+def above_chance(auroc: dict[str, Any]) -> bool | None:
+    """Whether an AUROC is above chance (0.5); None if its interval is too wide to say no."""
+    low, high = auroc["low"], auroc["high"]
+    if low is None or (low <= 0.5 and high - low > MAX_WIDTH):
+        return None
+    return bool(low > 0.5)
+
+
+def _comparison(difference: dict[str, Any], first: str, second: str, patients: int) -> Finding:
+    """A finding from the paired difference in AUROC, first minus second.
+
+    patients: of the smallest class.
+    """
+    auroc, macro_f1 = difference["auroc"], difference["macro_f1"]
+    low, high = auroc["low"], auroc["high"]
+    results = f"AUROC {format_interval(auroc, True)}, macro-F1 {format_interval(macro_f1, True)}"
+    if patients >= MIN_PATIENTS and low is not None:
+        if low > 0:
+            return Finding("note", f"{first} is better than {second} ({results}).")
+        if high < 0:
+            return Finding("warning", f"{first} is worse than {second} ({results}).")
+        if high - low <= MAX_WIDTH:
+            return Finding("note", f"{first} and {second} are not distinguishable ({results}).")
+    text = f"{first} and {second}: too few test images to compare them ({results})."
+    return Finding("warning", text)
+
+
+def performance_findings(metrics: dict[str, Any]) -> list[Finding]:
+    """What the content of metrics.json says about the model."""
+    test, counts, differences = (metrics[key] for key in ("test", "counts", "differences"))
+    auroc, accuracy = (test[metrics["model"]][name] for name in ("auroc", "accuracy"))
+    patients = counts["groups_per_class"]
+    fewest = min(patients.values())
+    chance = f"(AUROC {format_interval(auroc)}; chance is 0.50)."
+    outcomes = {
+        True: Finding("note", f"The model separates the classes better than chance {chance}"),
+        None: Finding("warning", f"Too few test images to see whether the model learnt {chance}"),
+        False: Finding("alarm", f"The model has learnt nothing that this test set shows {chance}"),
+    }
+    found = [outcomes[above_chance(auroc)]]
+    if fewest < SMALL_CLASS:
+        listed = ", ".join(f"{name} {count}" for name, count in patients.items())
+        text = f"The test set has few independent patients: {listed}. Read the intervals."
+        found.append(Finding("warning", text))
+    for name in metrics["baselines"]:
+        if name not in ("majority", "corners"):
+            other, difference = BASELINE_NAMES.get(name, name), differences[f"model_minus_{name}"]
+            found.append(_comparison(difference, "The model", other, fewest))
+    if "metadata" not in metrics["baselines"]:
+        text = "No metadata that may predict: whether age or sex alone would do as well is unknown."
+        found.append(Finding("note", text))
+    if "tta_minus_plain" in differences:
+        names = "Test-time augmentation", "plain prediction"
+        found.append(_comparison(differences["tta_minus_plain"], *names, fewest))
+    corners = metrics["baselines"].get("corners", {}).get("auroc")
+    if corners and above_chance(corners):
+        score = f"(AUROC {format_interval(corners)})"
+        text = (
+            f"Shortcut: the image corners alone predict the class {score}: compare them by class."
+        )
+        found.append(Finding("alarm", text))
+    if accuracy["value"] > 0.85 and counts["images"] < 300:
+        score = f"Accuracy {accuracy['value']:.2f}"
+        text = f"{score} is more than careful studies of small public sets reach: look for a leak."
+        found.append(Finding("warning", text))
+    return found
+
+
+def leak_findings(
+    splits: pd.DataFrame, catalog: pd.DataFrame | None = None, audit: dict[str, Any] | None = None
+) -> list[Finding]:
+    """An alarm for each way in which test images or patients are also in train or val.
+
+    The groups of the splits, the LEAK_COLUMNS of the catalog and the clusters of audit.json are
+    checked independently.
+    """
+    table = splits.rename(columns={"group": "_split_group"})
+    if catalog is not None:
+        columns = [name for name in LEAK_COLUMNS if name in catalog]
+        table = table.merge(catalog[["path", *columns]].drop_duplicates("path"), "left", "path")
+    clusters = enumerate((audit or {}).get("clusters", []))
+    numbers = {path: number for number, cluster in clusters for path in cluster["paths"]}
+    table["_audit_cluster"] = table["path"].map(numbers)
+    found = []
+    for column in [name for name in LEAK_COLUMNS if name in table]:
+        known = table[table[column].notna() & (table[column].astype(str) != "")]
+        shared = int(((known["split"] == "test").groupby(known[column]).nunique() > 1).sum())
+        if shared:
+            text = f"Leak: {shared} {LEAK_COLUMNS[column]} are in the test set and in another split"
+            found.append(Finding("alarm", f"{text}. Test results are too high: split again."))
+    return list(dict.fromkeys(found))

@@ -1,0 +1,140 @@
+"""Where the model looks (Grad-CAM), and whether such a heat map can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from bonelib.evaluation.bootstrap import intervals
+from bonelib.evaluation.findings import above_chance, format_interval
+from bonelib.evaluation.predict import logits, softmax_mean
+from bonelib.messages import Finding, RunError
+from bonelib.split import label_indices
+from bonelib.training.model import Net
+
+Images = NDArray[np.uint8]
+Maps = NDArray[np.float32]
+
+# Deletion blurs squares of 1/14 of the side, in ten steps.
+DELETION_CELLS = 14
+DELETION_STEPS = np.linspace(0, 1, 11)
+# Images that `explain` makes heat maps of.
+MAX_MAPS = 12
+
+
+def heatmaps(net: Net, images: Images, classes: NDArray[np.int64]) -> Maps:
+    """(N, S, S) in 0..1: the evidence for `classes` (N,) in each of a few dozen images (N, S, S).
+
+    Selvaraju et al. 2017, doi 10.1109/ICCV.2017.74. The gradient goes through the head alone, from
+    the backbone's last feature map, so frozen layers do no harm. RunError for a backbone without
+    such a map, a vision transformer for example.
+    """
+    net.eval()
+    device = next(net.parameters()).device
+    batch = torch.from_numpy(np.ascontiguousarray(images))[:, None].to(device)  # (N, 1, S, S)
+    with torch.no_grad():
+        features = net.backbone.forward_features((batch.float() - net.mean) / net.std)
+    if features.ndim != 4:
+        shape = tuple(features.shape)
+        raise RunError(f"Grad-CAM needs a feature map (N, C, h, w), and the backbone has {shape}")
+    features = features.detach().requires_grad_()
+    chosen = torch.from_numpy(classes).to(device)[:, None]  # (N, 1)
+    score = net.backbone.forward_head(features).gather(1, chosen).sum()
+    (gradient,) = torch.autograd.grad(score, features)
+    # Swin and others keep channels last.
+    if getattr(net.backbone, "output_fmt", "") == "NHWC":
+        gradient, features = gradient.permute(0, 3, 1, 2), features.permute(0, 3, 1, 2)
+    maps = (gradient.mean((2, 3), keepdim=True) * features).sum(1, keepdim=True).relu()
+    maps = torch.nn.functional.interpolate(maps, images.shape[1:], mode="bilinear")[:, 0]
+    maps = maps / maps.amax((1, 2), keepdim=True).clamp_min(1e-12)  # (N, S, S)
+    return np.asarray(maps.detach().cpu().numpy())
+
+
+def _deleted(image: Images, order: NDArray[np.int64]) -> Images:
+    """(steps, S, S): more and more squares of an image replaced by a blurred copy, in `order`."""
+    size = len(image)
+    cells = np.argsort(order).reshape(DELETION_CELLS, DELETION_CELLS).astype(np.float32)
+    rank = cv2.resize(cells, (size, size), interpolation=cv2.INTER_NEAREST)
+    deleted = rank < np.round(DELETION_STEPS * len(order))[:, None, None]  # (steps, S, S)
+    return np.where(deleted, cv2.GaussianBlur(image, (0, 0), size / 12), image)
+
+
+def deletion(
+    net: Net, images: Images, maps: Maps, classes: NDArray[np.int64], seed: int = 0
+) -> dict[str, Any]:
+    """Mean probability of `classes` while squares are deleted by heat and in random order.
+
+    `heat`, `random`: one value per step. `gain`: the mean area between the two curves with a 95%
+    interval over images; above 0, the maps find what the model uses better than chance (Petsiuk
+    et al. 2018, arXiv 1806.07421).
+    """
+    rng, cells = np.random.default_rng(seed), (DELETION_CELLS, DELETION_CELLS)
+    heat = [-cv2.resize(m, cells, interpolation=cv2.INTER_AREA).ravel() for m in maps]
+    orders = [np.argsort(values) for values in heat]
+    orders += [rng.permutation(DELETION_CELLS**2) for _ in images]
+    pairs = zip(np.concatenate([images, images]), orders, strict=True)
+    steps = np.concatenate([_deleted(image, order) for image, order in pairs])  # (2 * N * steps,)
+    columns = np.repeat(np.tile(classes, 2), len(DELETION_STEPS))
+    probabilities = softmax_mean(logits(net, steps))[np.arange(len(steps)), columns]
+    by_heat, by_chance = probabilities.reshape(2, len(images), -1)  # (N, steps) each
+    gain = (by_chance - by_heat).mean(1)
+    low, high = np.quantile(rng.choice(gain, (1000, len(gain))).mean(1), [0.025, 0.975])
+    return {
+        "heat": by_heat.mean(0).tolist(),
+        "random": by_chance.mean(0).tolist(),
+        "gain": {"value": float(gain.mean()), "low": float(low), "high": float(high)},
+    }
+
+
+def corners_only(images: Images) -> Images:
+    """The images (N, S, S) with all but their corners, a quarter of the side, at the mean grey."""
+    position = np.arange(images.shape[1]) / images.shape[1]
+    outer = (position < 0.25) | (position >= 0.75)
+    corners = outer[:, None] & outer
+    return np.where(corners, images, images[:, corners].mean(1).astype(np.uint8)[:, None, None])
+
+
+def explain(
+    net: Net, images: Images, rows: pd.DataFrame, class_names: Sequence[str], seed: int = 0
+) -> dict[str, Any]:
+    """explain.json's content: the corners-only and the deletion check, with their findings.
+
+    images: (N, S, S), of the test set. rows: their `label` and `group`.
+    """
+    y, blind = label_indices(rows["label"], tuple(class_names)), logits(net, corners_only(images))
+    auroc = intervals(y, softmax_mean(blind), rows["group"], class_names)["auroc"]
+    some = np.random.default_rng(seed).permutation(len(images))[:MAX_MAPS]
+    predicted = logits(net, images[some])[0].argmax(1)
+    out: dict[str, Any] = {"images": len(some), "corners_only": {"auroc": auroc}}
+    findings = [_corners_finding(auroc)]
+    try:
+        maps = heatmaps(net, images[some], predicted)
+        out["deletion"] = deletion(net, images[some], maps, predicted, seed)
+        findings.append(_deletion_finding(out["deletion"]["gain"]))
+    except RunError as error:
+        out["no_map"] = str(error)
+        findings.append(Finding("note", f"No heat maps: {error}."))
+    return out | {"findings": [asdict(finding) for finding in findings]}
+
+
+def _corners_finding(auroc: dict[str, Any]) -> Finding:
+    result = f"(AUROC of the model on the image corners alone {format_interval(auroc)})."
+    return {
+        True: Finding("alarm", f"Shortcut: the model needs no bone to predict the class {result}"),
+        None: Finding("warning", f"Too few test images to see whether it needs the bone {result}"),
+        False: Finding("note", f"The model can't predict the class without the bone {result}"),
+    }[above_chance(auroc)]
+
+
+def _deletion_finding(gain: dict[str, Any]) -> Finding:
+    result = f"(gain by deletion {format_interval(gain, signed=True)})."
+    if gain["low"] > 0:
+        return Finding("note", f"Heat maps find what the model uses better than chance {result}")
+    return Finding("warning", f"Heat maps are not shown to be better than chance {result}")

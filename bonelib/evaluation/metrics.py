@@ -1,0 +1,176 @@
+"""Classification metrics under weights: each row of weights is one resample of the test set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bonelib.config import CLASSES
+from bonelib.evaluation.calibration import Floats, bin_membership
+from bonelib.messages import DataError
+
+Labels = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+Names = Sequence[str]
+# Metrics under R rows of weights by name: (R,), or {class name: (R,)}.
+Scores = dict[str, Any]
+
+READOUT_SPECIFICITY = 0.9
+DEFAULT_READOUTS = ("low bone mass vs normal", "osteoporosis vs rest")
+
+
+def map_leaves(function: Callable[..., Any], first: Scores, *others: Scores) -> dict[str, Any]:
+    """`function(path, value, ...)` of each value of nested dictionaries of one structure.
+
+    path: the name of the metric, and of the class if there is one for each.
+    """
+
+    def mapped(path: tuple[str, ...], *values: Any) -> Any:
+        if not isinstance(values[0], dict):
+            return function(path, *values)
+        return {name: mapped((*path, name), *(v[name] for v in values)) for name in values[0]}
+
+    return dict(mapped((), first, *others))
+
+
+def check_inputs(y: ArrayLike, probabilities: ArrayLike) -> tuple[Labels, Floats]:
+    """Labels (N,) as int64 and probabilities (N, K) as float64; DataError if they are not."""
+    labels, checked = np.asarray(y), np.asarray(probabilities, dtype=float)
+    if checked.ndim != 2 or len(checked) != len(labels) or not len(labels) or checked.shape[1] < 2:
+        expected = f"({len(labels)}, K) with at least one row and two classes"
+        raise DataError(f"probabilities has shape {checked.shape}: expected {expected}")
+    if (checked < 0).any() or not np.allclose(checked.sum(1), 1, rtol=0, atol=1e-3):
+        raise DataError("probabilities: expected finite rows of probabilities that sum to 1")
+    if not np.isin(labels, np.arange(checked.shape[1])).all():
+        expected = f"class indices 0 to {checked.shape[1] - 1}"
+        raise DataError(f"y holds {sorted(set(labels.tolist()))}: expected {expected}")
+    return labels.astype(np.int64), checked
+
+
+def _defined_mean(values: Floats) -> Floats:
+    """Mean over the classes with a defined value: (R, K) to (R,); NaN if there are none."""
+    return np.asarray(np.nansum(values, -1) / np.isfinite(values).sum(-1))
+
+
+def _weight_by_score(score: Floats, positive: Mask, weights: Floats) -> tuple[Floats, Floats]:
+    """Weights of the positives and of the negatives at each distinct score, ascending: (R, T)."""
+    order = np.argsort(score, kind="stable")
+    starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf))
+    ordered, is_positive = weights[:, order], positive[order]
+    positives = np.add.reduceat(ordered * is_positive, starts, 1)
+    return positives, np.add.reduceat(ordered * ~is_positive, starts, 1)
+
+
+def _auroc(score: Floats, positive: Mask, weights: Floats) -> Floats:
+    """Area under the ROC curve with ties counted half (Mann-Whitney): (R,)."""
+    positives, negatives = _weight_by_score(score, positive, weights)
+    below = negatives.cumsum(1) - negatives / 2
+    return np.asarray((positives * below).sum(1) / (positives.sum(1) * negatives.sum(1)))
+
+
+def _sensitivity_at_specificity(score: Floats, positive: Mask, weights: Floats) -> Floats:
+    """The highest sensitivity of the thresholds with READOUT_SPECIFICITY or more: (R,)."""
+    positives, negatives = _weight_by_score(score, positive, weights)
+    true, false = positives[:, ::-1].cumsum(1), negatives[:, ::-1].cumsum(1)
+    allowed = false / false[:, -1:] <= 1 - READOUT_SPECIFICITY + 1e-12
+    return np.where(false[:, -1] > 0, (true * allowed).max(1) / true[:, -1], np.nan)
+
+
+def _quadratic_kappa(matrix: Floats) -> Floats:
+    """Kappa with quadratic weights of confusion matrices (R, K, K): (R,); NaN below 3 classes."""
+    steps = np.arange(matrix.shape[1])
+    squares = np.square(np.subtract.outer(steps, steps)) if len(steps) > 2 else np.nan
+    products = matrix.sum(2)[:, :, None] * matrix.sum(1)[:, None, :]  # (R, K, K)
+    expected = products / matrix.sum((1, 2))[:, None, None]
+    return np.asarray(1 - (matrix * squares).sum((1, 2)) / (expected * squares).sum((1, 2)))
+
+
+@np.errstate(invalid="ignore")
+def weighted_scores(
+    y: Labels, probabilities: Floats, weights: Floats, class_names: Names
+) -> Scores:
+    """Every metric under each row of `weights` (R, N): (R,), per-class ones {class: (R,)}.
+
+    Inputs must have passed `check_inputs`; what is not defined is NaN.
+    """
+
+    def by_class(values: Floats) -> dict[str, Floats]:
+        return dict(zip(class_names, values.T, strict=True))
+
+    images, classes = probabilities.shape
+    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
+    pairs = np.eye(classes**2)[y * classes + predicted]  # (N, K * K)
+    matrix = (weights @ pairs).reshape(-1, classes, classes)  # (R, true, predicted)
+    total, true_count, predicted_count = matrix.sum((1, 2)), matrix.sum(2), matrix.sum(1)
+    hits = matrix.diagonal(axis1=1, axis2=2)  # (R, K)
+    rejected = total[:, None] - true_count - predicted_count + hits
+    f1 = 2 * hits / (true_count + predicted_count)
+    auroc = np.stack([_auroc(probabilities[:, c], y == c, weights) for c in range(classes)], 1)
+    squared_errors = np.square(probabilities - np.eye(classes)[y]).sum(1)
+    surprise = -np.log(probabilities[np.arange(images), y].clip(1e-15))
+    gaps = bin_membership(confidence) * (confidence - (predicted == y))[:, None]  # (N, bins)
+    return {
+        "accuracy": hits.sum(1) / total,
+        "balanced_accuracy": _defined_mean(hits / true_count),
+        "macro_f1": _defined_mean(f1),
+        "weighted_f1": np.nansum(f1 * true_count, 1) / total,
+        "auroc": _defined_mean(auroc),
+        "quadratic_kappa": _quadratic_kappa(matrix),
+        "brier": weights @ squared_errors / total,
+        "log_loss": weights @ surprise / total,
+        "ece": np.abs(weights @ gaps).sum(1) / total,
+        "sensitivity": by_class(hits / true_count),
+        "specificity": by_class(rejected / (total[:, None] - true_count)),
+        "ppv": by_class(hits / predicted_count),
+        "npv": by_class(rejected / (total[:, None] - predicted_count)),
+        "class_auroc": by_class(auroc),
+    }
+
+
+@np.errstate(invalid="ignore")
+def binary_scores(y: Labels, probabilities: Floats, weights: Floats, class_names: Names) -> Scores:
+    """AUROC, and sensitivity at 90% specificity, of each cut between ordered classes: (R,) each."""
+    cuts = [f"{name} or worse" for name in class_names[1:]]
+    scores = {}
+    for cut, name in enumerate(DEFAULT_READOUTS if tuple(class_names) == CLASSES else cuts, 1):
+        ranking = probabilities[:, cut:].sum(1), y >= cut, weights
+        scores[f"{name}: AUROC"] = _auroc(*ranking)
+        sensitivity = f"{name}: sensitivity at {READOUT_SPECIFICITY:.0%} specificity"
+        scores[sensitivity] = _sensitivity_at_specificity(*ranking)
+    return scores
+
+
+def shift_prevalence(weights: Floats, y: Labels, prevalence: ArrayLike | None) -> Floats:
+    """Weights (R, N) under which the classes present have the proportions of `prevalence` (K,)."""
+    if prevalence is None:
+        return weights
+    shares = np.asarray(prevalence, float)
+    present = weights @ np.eye(len(shares))[y]  # (R, K)
+    factor = shares / np.where(present > 0, present, 1)
+    return np.asarray(weights * factor[:, y] * weights.sum(1, keepdims=True))
+
+
+def confusion(y: ArrayLike, probabilities: ArrayLike) -> Labels:
+    """The confusion matrix (K, K): true classes in rows, predicted classes in columns."""
+    labels, checked = check_inputs(y, probabilities)
+    classes = checked.shape[1]
+    pairs = labels * classes + checked.argmax(1)
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def number_or_none(value: Any) -> float | None:
+    """A plain float, or None where the metric is not defined."""
+    return float(value) if np.isfinite(value) else None
+
+
+def compute_metrics(
+    y: ArrayLike, probabilities: ArrayLike, class_names: Names, prevalence: ArrayLike | None = None
+) -> dict[str, Any]:
+    """Every metric without interval: floats, per-class ones {class: float}; None if not defined."""
+    labels, checked = check_inputs(y, probabilities)
+    weights = shift_prevalence(np.ones((1, len(labels))), labels, prevalence)
+    scores = weighted_scores(labels, checked, weights, class_names)
+    return map_leaves(lambda path, value: number_or_none(value[0]), scores)

@@ -1,0 +1,75 @@
+"""Settings as people write them: texts with commas, JSON, and errors that name what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+
+from bonelib.messages import ConfigError
+
+
+def _from_commas(value: Any) -> Any:
+    """Values that may be given as one text, separated by commas; "none" is an empty tuple."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip() not in ("", "none"))
+    return value
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise ValueError('expected JSON such as {"a": "b"}') from error
+    return value
+
+
+def one_of(allowed: Iterable[str]) -> AfterValidator:
+    """A check that a text is one of `allowed`."""
+    names = list(allowed)
+
+    def check(value: str) -> str:
+        if value not in names:
+            raise ValueError(f"allowed are {', '.join(names)}")
+        return value
+
+    return AfterValidator(check)
+
+
+Commas = BeforeValidator(_from_commas)
+Json = BeforeValidator(_from_json)
+Texts = Annotated[tuple[str, ...], Commas]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Numbers = Annotated[tuple[NotNegative, ...], Commas]
+
+
+def check_names(given: Iterable[str], known: Iterable[str]) -> None:
+    """ConfigError for a setting that does not exist, with the nearest name that does."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            raise ConfigError(f"no setting is called {name!r}: {hint}")
+
+
+def check_json(given: dict[str, Any]) -> None:
+    """ConfigError for a value that config.json could not hold."""
+    for name, value in given.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{name} = {value!r}: expected a text, number or list") from error
+
+
+def config_error(error: ValidationError) -> ConfigError:
+    """The first problem that pydantic found: the field, its value, and what is allowed."""
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return ConfigError(message)
+    return ConfigError(f"{first['loc'][0]} = {first['input']!r}: {message}")

@@ -1,0 +1,188 @@
+"""What a notebook takes from the one before: found in the run folder if it fits, else made."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from bonelib.audit.audit import audit
+from bonelib.config import Config
+from bonelib.data.cache import cached_images
+from bonelib.data.catalog import load_catalog
+from bonelib.messages import DataError, RunError
+from bonelib.prediction.answers import model_folders
+from bonelib.prediction.archive import find_images
+from bonelib.run_copy import RunCopy
+from bonelib.split import Fold, split, split_digest
+from bonelib.storage import read_json, write_csv, write_json
+from bonelib.training.device import processes
+from bonelib.training.loop import fit
+from bonelib.training.model import TrainedModel, load_model
+
+
+@dataclass(frozen=True)
+class Audited:
+    """The audited table, audit.json's content, and the thumbnails of the readable rows.
+
+    table: one row per file. thumbnails: (n, 224, 224) uint8. root: the folder of the data.
+    """
+
+    table: pd.DataFrame
+    audit: dict[str, Any]
+    thumbnails: NDArray[np.uint8]
+    root: Path
+
+    @property
+    def readable(self) -> pd.DataFrame:
+        """The rows of the thumbnails, in their order."""
+        return self.table[self.table["status"] == "ok"].reset_index(drop=True)
+
+
+def audited(cfg: Config, refresh: bool = False) -> Audited:
+    """The audited data; `catalog.csv` and `audit.json` are read if they belong to these files.
+
+    Nothing in the run folder changes before all checks have passed. refresh: make them again.
+    """
+    with processes().main_process_first():
+        check_version(cfg.root)
+        catalog = load_catalog(cfg)
+        found = None if refresh else _earlier_audit(cfg.root, catalog.table)
+        if found is not None:
+            return Audited(*found, catalog.thumbnails, catalog.root)
+        if not refresh:
+            print(f"{cfg.root} holds no audit of these images: making it, as 01_explore does")
+        table, results = audit(catalog, cfg)
+        _check_models(cfg, table)
+        write_csv(cfg.root / "catalog.csv", table)
+        write_json(cfg.root / "audit.json", results)
+    return Audited(table, results, catalog.thumbnails, catalog.root)
+
+
+def folds(cfg: Config) -> Iterator[Fold]:
+    """Each training that `cfg` asks for, with its `splits.csv`.
+
+    One in the run folder, or with `folds` one per fold and repeat in folders of their own below.
+    """
+    data = audited(cfg)
+    _check_models(cfg, data.table)
+    names = list(itertools.product(range(cfg.repeats if cfg.folds else 1), range(cfg.folds or 1)))
+    hidden = len(names) == 1 or not processes().is_main_process
+    for repeat, number in tqdm(names, desc="trainings", disable=hidden):
+        fold_cfg = _fold_settings(cfg, repeat, number)
+        splits = split(data.table, cfg, number, repeat)
+        with processes().main_process_first():
+            write_json(cfg.root / "config.json", cfg.given)
+            write_csv(fold_cfg.root / "splits.csv", splits)
+            if cfg.folds and repeat == number == 0:
+                write_csv(cfg.root / "splits.csv", splits)
+            paths = splits["path"].tolist()
+            images, facts = cached_images(data.root, paths, cfg.image_size, cfg.cache)
+        known = data.table.set_index("path")["sha256"].reindex(paths)
+        changed = splits["path"][facts["sha256"].to_numpy() != known.to_numpy()]
+        if len(changed):
+            raise DataError(f"{changed.iloc[0]} changed since the audit; run 01_explore again")
+        yield Fold(fold_cfg, splits, images, fold_cfg.root)
+
+
+def train(fold: Fold, after_epoch: Callable[[pd.DataFrame], None] | None = None) -> pd.DataFrame:
+    """The history of a training; the run folder is copied to `mirror` while it grows."""
+    mirror = fold.cfg.mirror if processes().is_main_process else ""
+    copy = RunCopy(fold.folder, Path(mirror) if mirror else None)
+    if fold.cfg.resume and copy.pull():
+        print(f"copied {fold.folder} back from {mirror}")
+    processes().wait_for_everyone()
+
+    def epoch_ended(history: pd.DataFrame) -> None:
+        copy.push(now=False)
+        if after_epoch:
+            after_epoch(history)
+
+    history = fit(fold, before_checkpoint=copy.wait, after_epoch=epoch_ended)
+    copy.push()
+    copy.wait()
+    return history
+
+
+def trained_model(fold: Fold) -> TrainedModel:
+    """The fold's model; trained here, as 03_train does, if there is none."""
+    folder = fold.folder / "model"
+    if not (folder / "config.json").is_file():
+        print(f"{fold.folder} holds no trained model: training one, as 03_train does")
+        train(fold)
+    model = load_model(folder)
+    if model.meta["image_size"] != fold.images.shape[1]:
+        raise RunError(
+            f"{folder} was trained at image_size {model.meta['image_size']}, found "
+            f"{fold.images.shape[1]}: give the same image_size, or another run folder"
+        )
+    return model
+
+
+def new_images(cfg: Config) -> tuple[Path, list[str]]:
+    """A folder and the paths in it of the images to predict; without `images`, the test set."""
+    if cfg.images:
+        return find_images(cfg.images)
+    data = audited(cfg)
+    splits = split(data.table, cfg)
+    return data.root, splits.loc[splits["split"] == "test", "path"].tolist()
+
+
+def _fold_settings(cfg: Config, repeat: int, fold: int) -> Config:
+    if not cfg.folds:
+        return cfg
+    below = f"/repeat-{repeat}-fold-{fold}"
+    mirror = cfg.mirror and cfg.mirror + below
+    return dataclasses.replace(cfg, run=cfg.run + below, mirror=mirror, seed=cfg.seed + repeat)
+
+
+def _earlier_audit(run: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]] | None:
+    """The run's audit, if it is of the same files, labels and patients."""
+    texts = ["patient", "format", "sha256", "group", "issues"]
+    try:
+        old = pd.read_csv(run / "catalog.csv", dtype=dict.fromkeys(texts, str))
+        results = read_json(run / "audit.json")
+    except (OSError, ValueError):
+        return None
+    old[texts] = old[texts].fillna("")
+    same = ["path", "label", "sha256"]
+    if len(old) != len(table) or not np.array_equal(
+        old[same].to_numpy(str), table[same].to_numpy(str)
+    ):
+        return None
+    # patients are compared by who is the same person: the hashes differ with the salt
+    codes = [pd.factorize(column)[0] for column in (old["patient"], table["patient"])]
+    return (old, results) if np.array_equal(*codes) else None
+
+
+def check_version(run: Path) -> None:
+    """RunError for a run folder of version 1, whose files have other contents."""
+    path = run / "config.json"
+    if path.is_file() and "layer_decay" in read_json(path):
+        raise RunError(
+            f"{run} was made by bonelib 1, which this version cannot continue: choose another run "
+            "folder (BONELIB_RUN=path). Its report.html can still be opened"
+        )
+
+
+def _check_models(cfg: Config, table: pd.DataFrame) -> None:
+    """RunError if the run's models were trained on other images or another split."""
+    for folder in model_folders(cfg.root):
+        meta = read_json(folder / "config.json")
+        numbers = folder.parent.name.split("-")[1::2] if cfg.folds else (0, 0)
+        splits = split(table, cfg, int(numbers[1]), int(numbers[0]))
+        if cfg.resume and meta["splits"] != split_digest(splits):
+            raise RunError(
+                f"{folder} was trained on other images or another split; evaluating it on these "
+                "would mix training and test images. Nothing was changed. Give the same data and "
+                "settings, or another run folder (BONELIB_RUN=path), or train again with "
+                "BONELIB_RESUME=0"
+            )

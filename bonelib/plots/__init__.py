@@ -1,0 +1,1 @@
+"""Every figure: tables and arrays in, a matplotlib Figure out."""

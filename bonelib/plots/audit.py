@@ -1,0 +1,84 @@
+"""Figures of the audit, from the content of audit.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bonelib.plots.style import BLUE, GREY, INK, MAGENTA, Figure, new_figure, styled
+
+FUNNEL_STEPS = {
+    "found": "files found",
+    "readable": "readable",
+    "unique": "without further copies",
+    "unconflicted": "without conflicting labels",
+    "used": "used",
+}
+MAX_CLUSTERS = 8
+MAX_COPIES = 5
+
+
+@styled
+def funnel(audit: dict[str, Any]) -> Figure:
+    """How many images are left after each exclusion."""
+    left = np.array([audit["counts"][step] for step in FUNNEL_STEPS])
+    excluded = -np.diff(left, prepend=left[0])
+    figure, axes = new_figure("data", height=2.6)
+    bars = axes[0, 0].barh(list(FUNNEL_STEPS.values()), left, color=BLUE, height=0.6)
+    labels = [f"{n:,}  ({lost:,} excluded)" for n, lost in zip(left, excluded, strict=True)]
+    axes[0, 0].bar_label(bars, labels, padding=4)
+    axes[0, 0].invert_yaxis()
+    axes[0, 0].set(xlabel="images", title="From the files found to the images used")
+    axes[0, 0].margins(x=0.4)
+    return figure
+
+
+@styled
+def clusters(audit: dict[str, Any], rows: pd.DataFrame, thumbnails: NDArray[Any]) -> Figure:
+    """The most important clusters of copies, one per row; conflicting labels are coloured.
+
+    rows: the readable rows of the catalog. thumbnails: (N, S, S) uint8, theirs.
+    """
+    found = sorted(audit["clusters"], key=_cluster_order)
+    shown = found[:MAX_CLUSTERS]
+    position = {path: number for number, path in enumerate(rows["path"])}
+    title = f"{len(found):,} clusters of copies, {len(shown)} shown"
+    lines = max(1, len(shown))
+    figure, axes = new_figure("data", lines, MAX_COPIES + 1, 0.5 + 1.35 * lines, title)
+    for axis in axes.flat:
+        axis.axis("off")
+    for line, cluster in zip(axes, shown, strict=False):
+        paths, confidence = cluster["paths"], f"confidence {cluster['confidence']:.2f}"
+        text = "\n".join([f"{len(paths)} images", *cluster["kinds"], confidence])
+        line[0].text(0, 0.5, text, va="center", fontsize=8)
+        colour = MAGENTA if cluster["conflict"] else INK
+        for axis, path, label in zip(line[1:], paths, cluster["labels"], strict=False):
+            axis.imshow(thumbnails[position[path]], cmap="gray", vmin=0, vmax=255)
+            axis.set_title(label, fontsize=8, color=colour, loc="center", pad=2)
+    return figure
+
+
+def _cluster_order(cluster: dict[str, Any]) -> tuple[bool, bool, int]:
+    """Conflicts first, then copies that are not the same file, then large clusters."""
+    return not cluster["conflict"], cluster["kinds"] == ["same file"], -len(cluster["paths"])
+
+
+@styled
+def shortcuts(audit: dict[str, Any]) -> Figure:
+    """AUROC of the class from each property that is not bone; those with a warning are coloured."""
+    found = sorted(audit["shortcuts"], key=lambda shortcut: shortcut["auroc"])
+    colours = [MAGENTA if shortcut["warning"] else GREY for shortcut in found]
+    names = [f"{shortcut['name']}  {shortcut['auroc']:.2f}" for shortcut in found]
+    table = pd.DataFrame(found, columns=["auroc", "low", "high"]).astype(float)
+    figure, axes = new_figure("data", height=1.2 + 0.32 * max(1, len(found)))
+    axis = axes[0, 0]
+    axis.hlines(table.index, table["low"], table["high"], colours, lw=2)
+    axis.scatter(table["auroc"], table.index, color=colours)
+    axis.axvline(0.5, color=GREY, linestyle=":", zorder=0)
+    axis.set_yticks(table.index, names)
+    axis.set(title="What predicts the class besides the bone", xlim=(None, 1))
+    axis.set_xlabel("AUROC of the class (0.5 is chance, bars are 95% intervals)")
+    return figure

@@ -1,0 +1,96 @@
+"""Figures of classes, images and training, from tables and arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from bonelib.plots.style import BLUE, GREY, MAGENTA, Figure, class_colours, new_figure, styled
+
+SPLIT_ORDER = ("train", "val", "test")
+
+
+@styled
+def class_counts(
+    table: pd.DataFrame, class_names: Sequence[str], by: str | None = None, title: str = "Images"
+) -> Figure:
+    """Bars of the rows of each class (`label`); with `by`, one cluster of bars per value of it."""
+    clusters = table[by] if by else pd.Series("", table.index)
+    found = list(clusters.unique())
+    order = [name for name in SPLIT_ORDER if name in found] or found
+    counts = pd.crosstab(clusters, table["label"]).reindex(order).reindex(columns=class_names)
+    figure, axes = new_figure("data", height=3.6)
+    colours = class_colours(class_names)
+    axis = counts.fillna(0).plot.bar(ax=axes[0, 0], color=colours, width=0.8, rot=0, legend=False)
+    for bars in axis.containers:
+        axis.bar_label(bars, padding=2)
+    axis.set(title=title, xlabel="", ylabel="images")
+    axis.margins(y=0.12)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def balance(splits: pd.DataFrame, class_names: Sequence[str]) -> Figure:
+    """Training images of each class beside how often an epoch draws them (`draws`)."""
+    train = splits[splits["split"] == "train"]
+    drawn = train.loc[train.index.repeat(train["draws"].astype(int))]
+    both = pd.concat([train.assign(stage="images"), drawn.assign(stage="drawn in an epoch")])
+    return class_counts(both, class_names, "stage", "Training images, and what an epoch draws")
+
+
+@styled
+def image_grid(
+    images: Sequence[NDArray[Any]] | NDArray[Any],
+    captions: Sequence[str],
+    colours: Sequence[str] | None = None,
+    columns: int = 4,
+    title: str = "",
+    maps: Sequence[NDArray[Any]] | NDArray[Any] | None = None,
+    section: str = "data",
+) -> Figure:
+    """Grey images (H, W) uint8 with captions.
+
+    colours: of their frames. maps: heat maps (H, W) 0..1 to lay over them.
+    """
+    rows = max(1, -(-len(images) // columns))
+    lines = max((caption.count("\n") + 1 for caption in captions), default=1)
+    height = rows * (6.4 / columns + 0.17 * lines) + (0.35 if title else 0.05)
+    figure, axes = new_figure(section, rows, columns, height, title)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    for number, (axis, image) in enumerate(zip(axes.flat, images, strict=False)):
+        axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+        if maps is not None:
+            heat = np.clip(maps[number], 0, 1)
+            axis.imshow(heat, cmap="magma", alpha=0.55 * heat, vmin=0, vmax=1)
+        axis.set_title(captions[number], fontsize=9, fontweight="normal", pad=3)
+        if colours is not None:
+            axis.spines[:].set(visible=True, linewidth=3, color=colours[number])
+    return figure
+
+
+@styled
+def history(table: pd.DataFrame) -> Figure:
+    """Loss, accuracy and learning rate by epoch from history.csv, the kept epoch marked."""
+    figure, axes = new_figure("training", 3, height=6.2, sharex=True, height_ratios=[3, 3, 1.3])
+    losses, accuracies, rates = axes[:, 0]
+    best = table.sort_values("val_loss").nlargest(1, "val_accuracy")["epoch"].item()
+    for axis, name in ((losses, "loss"), (accuracies, "accuracy")):
+        axis.plot(table["epoch"], table[f"train_{name}"], ".-", color=GREY, label="training")
+        axis.plot(table["epoch"], table[f"val_{name}"], ".-", color=BLUE, label="validation")
+        axis.set_ylabel(name)
+    losses.set_title("Training and validation by epoch")
+    accuracies.set_ylim(0, 1.02)
+    rates.plot(table["epoch"], table["lr"], color=GREY)
+    rates.set(ylabel="learning\nrate", xlabel="epoch")
+    rates.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axis in axes.flat:
+        axis.axvline(best, color=MAGENTA, lw=1, ls="--", label=f"best epoch ({best})")
+    figure.legend(*losses.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure

@@ -1,0 +1,1 @@
+"""New images: predictions, archives, ONNX export and a page in the browser."""

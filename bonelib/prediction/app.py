@@ -1,0 +1,113 @@
+"""A page in the browser that predicts one image at a time (Gradio): for teaching."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+
+from bonelib.data.quality import read_for_model
+from bonelib.evaluation import findings, gradcam, predict
+from bonelib.messages import RunError
+from bonelib.plots.evaluation import COMPARED_METRICS
+from bonelib.prediction import answers
+from bonelib.report.report import LIMITS, NOTICE
+from bonelib.storage import read_json
+from bonelib.training.model import TrainedModel
+
+
+def build_page(models: Sequence[TrainedModel], run: Path) -> Any:
+    """The page as gradio.Blocks, for `serve`. An upload is deleted with its answer."""
+    folder = Path(tempfile.mkdtemp(prefix="bonelib-page-")).resolve()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    # read by gradio when it is imported and when components are made
+    quiet = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False"}
+    os.environ.update(quiet, GRADIO_TEMP_DIR=str(folder))
+    import gradio
+
+    def answer(upload: str) -> tuple[Any, ...]:
+        try:
+            # the last value empties the upload field
+            return *answer_file(models, Path(upload)), None
+        finally:
+            if folder in Path(upload).resolve().parents:
+                shutil.rmtree(Path(upload).parent, ignore_errors=True)
+
+    # the shown images are deleted after a minute: the browser has them by then
+    with gradio.Blocks(title="bonelib", analytics_enabled=False, delete_cache=(60, 60)) as page:
+        gradio.Markdown(f"# Predict one image\n\n{NOTICE}")
+        upload = gradio.File(label="A radiograph: PNG, JPEG, TIFF, BMP or DICOM", height=160)
+        text = gradio.Markdown()
+        label = gradio.Label(label="Calibrated probabilities", show_heading=False)
+        shown: dict[str, Any] = {"interactive": False, "format": "png"}
+        with gradio.Row():
+            image = gradio.Image(label="The image as the model sees it", **shown)
+            heat = gradio.Image(label="Evidence for the most likely class", **shown)
+        gradio.Markdown(describe_run(models, run))
+        upload.upload(answer, upload, [text, label, image, heat, upload], api_name="answer")
+    return page
+
+
+def serve(models: Sequence[TrainedModel], run: Path, share: bool = False, **options: Any) -> Any:
+    """The running page, on this machine only unless `share`; its method `close` ends it."""
+    page = build_page(models, run)
+    page.launch(share=share, max_file_size="200mb", enable_monitoring=False, **options)
+    return page
+
+
+def answer_file(models: Sequence[TrainedModel], path: Path) -> tuple[str, Any, Any, Any]:
+    """What the page shows of a file: Markdown, probabilities, image (S, S), heat map (S, S, 3).
+
+    Without probabilities if the model was not made for the image: they would mean nothing.
+    """
+    image, reason = read_for_model(path, models[0].meta["image_size"])
+    row = answers.answer_images(models, [(image, reason)]).iloc[0]
+    heading = "Refer to a person" if row["prediction"] == answers.REFER else row["prediction"]
+    text = f"## {heading}\n\n{_escape(path.name)}: {_escape(row['reason'] or 'sure enough')}"
+    if image is None or (row["reason"] and not row["reason"].startswith(answers.UNSURE)):
+        return text, None, image, None
+    names = models[0].class_names
+    probabilities = row[predict.probability_columns(names)].to_numpy(float)
+    shares = dict(zip(names, probabilities.tolist(), strict=True))
+    likely = probabilities[None].argmax(1)
+    try:
+        heats = [gradcam.heatmaps(model.net, image[None], likely)[0] for model in models]
+    except RunError as error:
+        return f"{text}\n\nNo heat map: {_escape(str(error))}", shares, image, None
+    return text, shares, image, _blend(image, np.mean(heats, axis=0))
+
+
+def describe_run(models: Sequence[TrainedModel], run: Path) -> str:
+    """Markdown: the test results, if these very models were evaluated, and the limits."""
+    path, lines = run / "metrics.json", ["This model was not evaluated: run 04_evaluate."]
+    metrics = read_json(path) if path.is_file() else {}
+    if metrics.get("model_digest") == answers.models_digest(models):
+        test, count = metrics["test"]["plain"], metrics["counts"]["images"]
+        names = COMPARED_METRICS.items()
+        results = [f"{name} {findings.format_interval(test[key])}" for key, name in names]
+        lines = [f"Results on {count} test images: {', '.join(results)}."]
+        lines += [
+            f"**{found['level']}:** {_escape(found['text'])}" for found in metrics["findings"]
+        ]
+    return "\n- ".join(["## Can I trust this model?\n", *lines, *LIMITS[1:]])
+
+
+def _blend(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """(S, S, 3) uint8: the heat (S, S) in 0..1 over the grey image, as in `image_grid`."""
+    alpha = 0.55 * heat[..., None]
+    colours = 255 * matplotlib.colormaps["magma"](heat)[..., :3]
+    return np.asarray((1 - alpha) * image[..., None] + alpha * colours, np.uint8)
+
+
+def _escape(text: str) -> str:
+    """Text of unknown origin, such as a file name, without effect in Markdown."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text)

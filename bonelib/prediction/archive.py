@@ -1,0 +1,128 @@
+"""A folder of any size to one table of predictions: shared by processes, resumable part by part.
+
+Memory does not grow with the number of images, except for the list of their names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from accelerate.utils import broadcast_object_list
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from bonelib.config import Config
+from bonelib.data import catalog, images, quality
+from bonelib.messages import DataError
+from bonelib.prediction import answers
+from bonelib.storage import atomic_file, stamp, write_csv
+from bonelib.training import device
+from bonelib.training.model import TrainedModel
+
+# Seconds between two looks for the files of other processes.
+POLL_INTERVAL = 0.2
+
+
+def find_images(place: str | Path) -> tuple[Path, list[str]]:
+    """A folder and the sorted paths of all images in it at any depth; or those of one image."""
+    root = Path(place).expanduser()
+    if root.is_file():
+        return root.parent, [root.name]
+    files = [folder / name for folder, _, names in catalog.walk(root) for name in names]
+    paths = sorted(path.relative_to(root).as_posix() for path in files if catalog.is_image(path))
+    if not paths:
+        suffixes = ", ".join(sorted(catalog.IMAGE_SUFFIXES))
+        raise DataError(f"{root}: found no file named {suffixes}, and no DICOM without a suffix")
+    return root, paths
+
+
+def answer_archive(
+    cfg: Config, models: Sequence[TrainedModel], root: Path, paths: Sequence[str], part: int = 256
+) -> Path:
+    """A table `answers.csv` below the run's folder `answers`, with one row per file, in order.
+
+    Columns: path, then those of `answer_images`. Each process predicts its share of the parts of
+    `part` files, less those that an earlier run left. Another model, calibration or list of files
+    (with sizes and times of change) makes another folder.
+    """
+    state, precision = device.processes(), device.precision(cfg, device.device())
+    key = _archive_key([part, precision], models, root, paths)
+    # one process lists the files for all: an archive may change meanwhile
+    paths, key = broadcast_object_list([list(paths), key])
+    out = cfg.root / "answers" / f"{root.resolve().name}-{key}" / "answers.csv"
+    if out.is_file():
+        return out
+    starts = range(0, len(paths), part)
+    parts = {out.with_name(f"part-{i // part:05}.csv"): paths[i : i + part] for i in starts}
+    mine = list(parts)[state.process_index :: state.num_processes]
+    missing = [file for file in mine if not _is_complete(file, parts[file])]
+    files = (root / path for file in missing for path in parts[file])
+    decoded = _decode_ahead(files, models[0].meta["image_size"], part)
+    for file in tqdm(missing, "predict", unit="part", delay=2, disable=not state.is_main_process):
+        some = list(islice(decoded, len(parts[file])))
+        table = answers.answer_images(models, some, 2 * cfg.batch_size, precision)
+        table.insert(0, "path", parts[file])
+        write_csv(file, table, float_format="%.6f")
+    if state.is_main_process:
+        _merge(parts, out)
+    # no barrier: it would time out where the share of another process takes long
+    while not out.is_file():
+        time.sleep(POLL_INTERVAL)
+    return out
+
+
+def _archive_key(
+    options: list[object], models: Sequence[TrainedModel], root: Path, paths: Sequence[str]
+) -> str:
+    """A hash of everything that the predictions depend on."""
+    known = [answers.models_digest(models), *(model.meta for model in models), str(root.resolve())]
+    digest = hashlib.sha256(json.dumps([images.DECODING_VERSION, options, known]).encode())
+    for path in paths:
+        digest.update(json.dumps([path, *stamp(root / path)]).encode())
+    return digest.hexdigest()[:12]
+
+
+def _decode_ahead(
+    files: Iterator[Path], size: int, count: int
+) -> Iterator[tuple[NDArray[np.uint8] | None, str]]:
+    """`read_for_model` of each file; `count` files are decoded while the model works."""
+    cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    with ThreadPoolExecutor(max(1, cores)) as pool:
+        submitted = (pool.submit(quality.read_for_model, file, size) for file in files)
+        waiting = deque(islice(submitted, count))
+        while waiting:
+            yield waiting.popleft().result()
+            waiting.extend(islice(submitted, 1))
+
+
+def _is_complete(file: Path, paths: Sequence[str]) -> bool:
+    try:
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+        return list(table["path"]) == list(paths)
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _merge(parts: dict[Path, Sequence[str]], out: Path) -> None:
+    """Copy all parts, each when it is complete, to one table, line by line."""
+    with atomic_file(out) as temporary, temporary.open("wb") as merged:
+        for number, (file, paths) in enumerate(parts.items()):
+            while not _is_complete(file, paths):
+                time.sleep(POLL_INTERVAL)
+            with file.open("rb") as lines:
+                header = lines.readline()
+                merged.writelines([header] if number == 0 else [])
+                merged.writelines(lines)
+    # left behind by processes that were killed
+    for leftover in out.parent.glob("*.part.csv"):
+        leftover.unlink(missing_ok=True)

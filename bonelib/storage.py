@@ -1,0 +1,152 @@
+"""Files and folders that are written completely or not at all, hashes, and a parallel map."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError
+from tqdm.auto import tqdm
+
+from bonelib.messages import RunError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary path to write to, which replaces `path` at the end.
+
+    On an error, a full disk for example, `path` is unchanged and a RunError says what to do.
+    """
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}.part{path.suffix}")
+    with _write_errors(path, temporary):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder to write files to, which replaces the folder `path` at the end.
+
+    Its files are on the disk before it gets its name; a kill in between leaves `path` or nothing.
+    """
+    temporary = path.with_name(f"{path.name}.incoming")
+    shutil.rmtree(temporary, ignore_errors=True)
+    with _write_errors(path, temporary):
+        temporary.mkdir(parents=True)
+        yield temporary
+        for name in [*temporary.iterdir(), temporary]:
+            flush_to_disk(name)
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.replace(path)
+        flush_to_disk(path.parent)
+
+
+@contextlib.contextmanager
+def _write_errors(path: Path, temporary: Path) -> Iterator[None]:
+    """Errors of writing become one RunError about `path`, and `temporary` is removed."""
+    try:
+        yield
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
+        # torch and safetensors report a full disk as errors of their own
+        if isinstance(error, RunError) or not isinstance(error, WRITE_ERRORS):
+            raise
+        raise RunError(
+            f"{path} could not be written ({str(error).splitlines()[0]}); its earlier content is "
+            "unchanged. Make room, or name another run folder (BONELIB_RUN=path), and run again"
+        ) from error
+
+
+def flush_to_disk(path: Path) -> None:
+    """Return when the file or folder is on the disk; where folders cannot be opened, at once."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, completely or not at all."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2))
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_csv(path: Path, table: Any, **options: Any) -> None:
+    """Write a DataFrame without its index, completely or not at all."""
+    with atomic_file(path) as temporary:
+        table.to_csv(temporary, index=False, **options)
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def text_digest(text: str, length: int = 16) -> str:
+    """The first digits of a text's SHA-256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Size and time of change (ns), by which a changed file is recognised; -1, -1 if absent."""
+    try:
+        info = path.stat()
+    except (OSError, ValueError):
+        return (-1, -1)
+    return (info.st_size, info.st_mtime_ns)
+
+
+def parallel_map(
+    function: Callable[[Item], Result], items: Sequence[Item], progress: str = "", threads: int = 0
+) -> list[Result]:
+    """`function` of every item in order, on all cores: OpenCV, Pillow and NumPy release the GIL.
+
+    progress: the name of a progress bar, shown after two seconds.
+    """
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        results = pool.map(function, items)
+        return list(tqdm(results, progress, len(items), disable=not progress, delay=2))
+
+
+def list_files(folder: Path) -> list[tuple[str, int, int]]:
+    """Path, size and time of change (ns) of every file below `folder`, sorted.
+
+    An OSError is raised, never a shorter list: a Drive that vanishes must not look like less data.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    found = []
+    for parent, _, names in os.walk(folder, onerror=fail):
+        for path in (Path(parent, name) for name in names):
+            info = path.stat()
+            found.append((path.relative_to(folder).as_posix(), info.st_size, info.st_mtime_ns))
+    return sorted(found)

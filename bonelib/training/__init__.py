@@ -1,0 +1,1 @@
+"""Model, loss, batches, checkpoints and the training loop."""

@@ -1,0 +1,179 @@
+"""The model: a timm backbone that takes grey images; built, frozen, saved and loaded."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_model as load_tensors
+from safetensors.torch import save_model as save_tensors
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bonelib.config import Config
+from bonelib.messages import ConfigError, RunError
+from bonelib.storage import atomic_folder, file_digest, read_json, write_json
+from bonelib.training.device import device
+
+
+class Net(nn.Module):
+    """Images (B, 1, S, S) uint8 -> logits (B, K).
+
+    mean, std: (3, 1, 1), of the images that the backbone was trained on, in 0..255.
+    """
+
+    def __init__(self, backbone: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        # timm's models have attributes that nn.Module does not declare
+        self.backbone: Any = backbone
+        self.mean = nn.Buffer(255 * torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.std = nn.Buffer(255 * torch.tensor(std).view(-1, 1, 1), persistent=False)
+        self.frozen_norms: list[nn.Module] = []
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        # one grey channel becomes three here
+        x = (images.float() - self.mean) / self.std  # (B, 3, S, S)
+        return self.backbone(x.contiguous(memory_format=torch.channels_last))
+
+    def freeze(self, share: float) -> None:
+        """Stop the training of the first `share` of the backbone's parameter tensors.
+
+        The statistics of their batch norms stay unchanged, too. The head is always trained.
+        """
+        body = list(_body(self.backbone).values())
+        for parameter in body[: int(len(body) * share)]:
+            parameter.requires_grad_(False)
+        norms = [module for module in self.modules() if isinstance(module, _BatchNorm)]
+        self.frozen_norms = [n for n in norms if n.affine and not n.weight.requires_grad]
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Net:
+        super().train(mode)
+        for norm in self.frozen_norms:
+            norm.eval()
+        return self
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model that is ready to predict, its config.json, and the folder of both."""
+
+    net: Net
+    meta: dict[str, Any]
+    folder: Path
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(self.meta["class_names"])
+
+
+def build(cfg: Config, class_count: int) -> Net:
+    """The model that `cfg` asks for, on the CPU.
+
+    Raises RunError, instead of using random weights, if pretrained ones cannot be loaded.
+    """
+    _check_backbone(cfg.backbone, cfg.backbone_args)
+    try:
+        backbone = _create_backbone(cfg, class_count)
+    # the model hub's client raises many types
+    except Exception as error:
+        if not cfg.pretrained:
+            raise
+        raise RunError(
+            f"the pretrained weights of {cfg.backbone} could not be loaded from "
+            f"{cfg.weights or 'the model hub'} ({type(error).__name__}: {str(error)[:300]}). Give "
+            "timm's .safetensors file of this model (BONELIB_WEIGHTS=path), or train from random "
+            "weights (BONELIB_PRETRAINED=0), which needs far more images"
+        ) from error
+    head = backbone.get_classifier()
+    # some of timm's heads start at large logits: start at chance
+    if isinstance(head, nn.Linear):
+        nn.init.normal_(head.weight, std=0.01)
+        nn.init.zeros_(head.bias)
+    known = backbone.pretrained_cfg
+    return Net(backbone, cfg.mean or known["mean"], cfg.std or known["std"])
+
+
+def describe_weights(cfg: Config) -> str:
+    """The backbone, and where the weights that training starts from come from."""
+    pretrained = cfg.weights or "ImageNet weights of the model hub"
+    return f"{cfg.backbone} from {pretrained if cfg.pretrained else 'random weights'}"
+
+
+def save_model(
+    net: Net, folder: Path, cfg: Config, class_names: tuple[str, ...], **facts: Any
+) -> None:
+    """Write `model.safetensors` and `config.json`, all that prediction needs, and `facts`."""
+    meta: dict[str, Any] = {"class_names": class_names, "temperature": 1.0}
+    for name in ("backbone", "backbone_args", "image_size"):
+        meta[name] = getattr(cfg, name)
+    for name in ("mean", "std"):
+        meta[name] = (getattr(net, name) / 255).flatten().tolist()
+    meta["versions"] = {"torch": torch.__version__, "timm": timm.__version__}
+    with atomic_folder(folder) as temporary:
+        save_tensors(net, str(temporary / "model.safetensors"))
+        write_json(temporary / "config.json", meta | facts)
+
+
+def load_model(folder: Path) -> TrainedModel:
+    """The model that `save_model` wrote, on the device and ready to predict."""
+    try:
+        meta = read_json(folder / "config.json")
+        _check_backbone(meta["backbone"], meta["backbone_args"])
+        arguments = meta["backbone_args"] | {"num_classes": len(meta["class_names"])}
+        net = Net(timm.create_model(meta["backbone"], **arguments), meta["mean"], meta["std"])
+        load_tensors(net, folder / "model.safetensors")
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        raise RunError(
+            f"{folder} holds no complete model of this version: run 03_train first ({error!r})"
+        ) from error
+    return TrainedModel(net.to(device()).eval(), meta, folder)
+
+
+def amend_model(folder: Path, **facts: Any) -> None:
+    """Write `facts`, such as the temperature, into a saved model's config.json."""
+    write_json(folder / "config.json", read_json(folder / "config.json") | facts)
+
+
+def model_digest(folder: Path) -> str:
+    """A hash of a saved model's weights."""
+    return file_digest(folder / "model.safetensors")[:16]
+
+
+def _create_backbone(cfg: Config, class_count: int) -> Any:
+    """timm's model; ValueError if a file lacks a tensor, which timm would leave random."""
+    arguments = {"drop_rate": cfg.dropout, **cfg.backbone_args, "num_classes": class_count}
+    if not cfg.weights:
+        return timm.create_model(cfg.backbone, pretrained=cfg.pretrained, **arguments)
+    if not cfg.weights.endswith(".safetensors"):
+        raise ValueError("pickles are not read")
+    file = {"file": cfg.weights}
+    backbone = timm.create_model(cfg.backbone, True, pretrained_cfg_overlay=file, **arguments)
+    with safe_open(cfg.weights, framework="pt") as tensors:
+        missing = sorted(_body(backbone).keys() - set(tensors.keys()))
+    if missing:
+        raise ValueError(f"{len(missing)} tensors are missing, the first is {missing[0]}")
+    return backbone
+
+
+def _body(backbone: Any) -> dict[str, nn.Parameter]:
+    """The backbone's parameters by name, without those of its head."""
+    head = {id(parameter) for parameter in backbone.get_classifier().parameters()}
+    return {name: p for name, p in backbone.named_parameters() if id(p) not in head}
+
+
+def _check_backbone(backbone: str, arguments: dict[str, Any]) -> None:
+    """ConfigError if timm has no such architecture, or if an argument names a file."""
+    if not timm.is_model(backbone.split(".")[0]):
+        near = ", ".join(difflib.get_close_matches(backbone, timm.list_models(), 5)) or "none"
+        raise ConfigError(f"backbone = {backbone!r}: unknown to timm; similar names: {near}")
+    # timm would unpickle such a file
+    files = [name for name in arguments if name.startswith(("pretrained", "checkpoint", "cache"))]
+    if files:
+        raise ConfigError(f"backbone_args: {files[0]} is not allowed; use the setting weights")

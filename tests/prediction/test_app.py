@@ -1,0 +1,174 @@
+"""The page over real HTTP: it predicts, says why it does not, and keeps no upload."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bonelib.config import CLASSES
+from bonelib.data.quality import read_for_model
+from bonelib.evaluation.predict import probability_columns
+from bonelib.prediction import app
+from bonelib.prediction.answers import answer_images, models_digest
+from tests.builders import calibrated_run, dicom_file, waves
+
+pytest.importorskip("gradio", reason="needs the optional gradio")
+# its dependencies warn of each other
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+HEADINGS = {*CLASSES, "Refer to a person"}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return calibrated_run(tmp_path_factory.mktemp("app"), threshold=0.5)
+
+
+@pytest.fixture(scope="module")
+def served(models, tmp_path_factory):
+    """A page, and every host that this process connected to meanwhile."""
+    hosts, connect = set(), socket.socket.connect
+
+    def watched(self, address):
+        hosts.add(address[0] if isinstance(address, tuple) else "local")
+        return connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", watched)
+        run = tmp_path_factory.mktemp("empty")
+        page = app.serve(models, run, prevent_thread_lock=True, quiet=True)
+        yield page, hosts
+        page.close()
+
+
+@pytest.fixture(scope="module")
+def ask(served):
+    """Markdown, probabilities by class (or none), image and heat map (None or files)."""
+    from gradio_client import Client, handle_file
+
+    client = Client(served[0].local_url, verbose=False, analytics_enabled=False)
+
+    def answers(path):
+        text, label, image, heat, upload = client.predict(handle_file(path), api_name="/answer")
+        assert upload is None
+        confidences = {
+            one["label"]: one["confidence"] for one in (label or {}).get("confidences", [])
+        }
+        return text, confidences, image, heat
+
+    yield answers
+    client.close()
+
+
+def heading(text: str) -> str:
+    return re.match("## (.*)\n", text)[1]
+
+
+def saved(folder: Path, pixels: np.ndarray, name: str = "image.png") -> Path:
+    Image.fromarray(pixels).save(folder / name)
+    return folder / name
+
+
+def test_page_shows_the_prediction_and_probabilities_of_the_table(ask, models, tmp_path):
+    for seed in range(4):
+        path = saved(tmp_path, waves(seed), f"{seed}.png")
+        row = answer_images(models, [read_for_model(path, 48)]).iloc[0]
+        text, confidences, *_ = ask(path)
+        expected = {"refer": "Refer to a person"}.get(row["prediction"], row["prediction"])
+        assert heading(text) == expected and f"{seed}\\.png" in text
+        probabilities = [confidences[name] for name in CLASSES]
+        assert np.allclose(probabilities, row[probability_columns(CLASSES)].to_list(), atol=1e-6)
+
+
+def test_page_shows_the_image_as_the_model_sees_it_and_a_heat_map_over_it(
+    ask, tmp_path, monkeypatch
+):
+    heat = np.zeros((1, 48, 48), np.float32)
+    heat[:, :, 24:] = 1
+    monkeypatch.setattr(app.gradcam, "heatmaps", lambda net, images, classes: heat)
+    path = saved(tmp_path, waves(1, (60, 60)))
+    _, _, *files = ask(path)
+    shown, blended = (np.asarray(Image.open(file).convert("RGB"), int) for file in files)
+    expected = read_for_model(path, 48)[0][..., None].astype(int)
+    assert shown.shape == blended.shape == (48, 48, 3)
+    assert (shown == expected).all()
+    assert (blended == expected)[:, :24].all(), "no colour without heat"
+    hottest = 0.45 * expected + 0.55 * np.array([252, 253, 191])
+    assert np.abs(blended - hottest)[:, 24:].max() < 2
+
+
+def test_unreadable_file_is_reported_and_does_not_break_the_next_request(ask, tmp_path):
+    (tmp_path / "text.png").write_text("no image")
+    text, *rest = ask(tmp_path / "text.png")
+    assert heading(text) == "Refer to a person" and "unreadable" in text
+    assert rest == [{}, None, None]
+    assert ask(saved(tmp_path, waves(2)))[1]
+
+
+def test_image_unlike_the_training_images_gets_no_probabilities(ask, tmp_path):
+    text, confidences, image, heat = ask(saved(tmp_path, np.full((80, 80), 90, np.uint8)))
+    assert heading(text) == "Refer to a person" and "blank" in text
+    assert not confidences and heat is None and image
+
+
+def test_file_names_have_no_effect_in_markdown_and_dicom_headers_are_not_shown(models, tmp_path):
+    path = tmp_path / "<b>![a](b) scan.dcm"
+    path.write_bytes(dicom_file())
+    text, *rest = app.answer_file(models, path)
+    assert heading(text) in HEADINGS and "Doe" not in text and "4711" not in text
+    assert r"\<b\>\!\[a\]\(b\) scan\.dcm" in text and rest[1] is not None
+
+
+def test_no_upload_is_kept_after_its_answer(ask, tmp_path):
+    path = saved(tmp_path, waves(3), "patient.png")
+    for _ in range(20):
+        ask(path)
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    assert folder.is_dir() and folder != Path("/tmp/gradio")
+    content = path.read_bytes()
+    kept = [file for file in folder.rglob("*") if file.is_file()]
+    assert not [file for file in kept if "patient" in file.name or file.read_bytes() == content]
+
+
+def test_page_connects_to_this_machine_only(served, ask, tmp_path):
+    ask(saved(tmp_path, waves(4)))
+    page, hosts = served
+    assert page.share_url is None
+    assert hosts and hosts <= {"127.0.0.1", "::1", "localhost", "local"}
+
+
+def test_backbone_without_a_feature_map_gets_probabilities_and_no_heat_map(
+    models, tmp_path, monkeypatch
+):
+    def no_map(*args):
+        raise app.RunError("Grad-CAM needs a feature map")
+
+    monkeypatch.setattr(app.gradcam, "heatmaps", no_map)
+    text, probabilities, image, heat = app.answer_file(models, saved(tmp_path, waves(5)))
+    assert "feature map" in text and probabilities and image is not None and heat is None
+
+
+def test_page_states_its_limits_and_the_test_results_of_these_models_only(models, tmp_path):
+    bare = app.describe_run(models, tmp_path)
+    assert "not evaluated" in bare and "another hospital" in bare
+    leaf = {"value": 0.5, "low": 0.25, "high": 0.75}
+    metrics = {
+        "model_digest": models_digest(models),
+        "test": {"plain": dict.fromkeys(("accuracy", "macro_f1", "auroc"), leaf)},
+        "counts": {"images": 26},
+        "findings": [{"level": "alarm", "text": "Leak: <b>"}],
+    }
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    text = app.describe_run(models, tmp_path)
+    assert "26 test images" in text and "AUROC 0.50 (0.25 to 0.75)" in text
+    assert r"Leak\: \<b\>" in text and "not evaluated" not in text
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics | {"model_digest": "other"}))
+    assert "not evaluated" in app.describe_run(models, tmp_path)
+    assert "26 test images" not in app.describe_run(models, tmp_path)
