@@ -1,7 +1,5 @@
 """What training changes in an image, and the fixed views that prediction averages over."""
 
-from __future__ import annotations
-
 import math
 import os
 import random
@@ -81,7 +79,7 @@ def seed(policy: A.Compose, *keys: int) -> None:
 
 
 def views(images: torch.Tensor, names: Sequence[str] = VIEWS) -> torch.Tensor:
-    """(V, B, 1, S, S) uint8: all views of images (B, 1, S, S) uint8, in one warp on their device."""
+    """(V, B, 1, S, S) uint8: all views of images (B, 1, S, S), in one warp on their device."""
     height, width = images.shape[-2:]
     matrices = torch.stack([_matrix(name) for name in names]).to(images.device)  # (V, 2, 3)
     grid = F.affine_grid(matrices, [len(names), 1, height, width], align_corners=False)

@@ -140,7 +140,7 @@ def _with_saved(places: Config, form: dict[str, Any]) -> Config:
     path = places.root / "config.json"
     saved = read_json(path) if path.is_file() else {}
     cfg = Config.load(None, saved, **form | {"run": places.run, "mirror": places.mirror})
-    taken = [f"{name} {value}" for name, value in saved.items() if cfg.given[name] is value]
+    taken = [f"{name} {value}" for name, value in saved.items() if cfg.given.get(name) == value]
     if taken:
         print("as given to an earlier notebook:", ", ".join(taken))
     return cfg

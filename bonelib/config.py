@@ -1,13 +1,11 @@
 """Every setting of a run, with its range, in one frozen dataclass."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
@@ -157,7 +155,7 @@ class Config:
         env: Mapping[str, str] | None = None,
         saved: Mapping[str, Any] | None = None,
         **form: Any,
-    ) -> Config:
+    ) -> Self:
         """The settings of a run: form, then `BONELIB_<FIELD>`, then `saved`, then the defaults.
 
         saved: the run's config.json. Empty values count as not given.
@@ -183,7 +181,7 @@ class Config:
             raise config_error(error) from error
 
     @model_validator(mode="after")
-    def _check(self) -> Config:
+    def _check(self) -> Self:
         if not self.run:
             object.__setattr__(self, "run", f"runs/{Path(self.data).stem or 'run'}")
         if self.weights:
@@ -193,9 +191,11 @@ class Config:
                 object.__setattr__(self, field, values * 3)
         count = len(self.class_names)
         if count < 2 or len({name.casefold() for name in self.class_names}) < count:
-            raise ValueError("class_names: expected at least two different names")
+            raise ValueError(
+                f"class_names = {self.class_names}: expected two or more different names"
+            )
         if self.folds in (1, 2):
-            raise ValueError("folds: allowed is 0 (one train/val/test split) or at least 3")
+            raise ValueError(f"folds = {self.folds}: allowed is 0 (one split) or at least 3")
         allowed = (*self.class_names, "")
         if unknown := [name for name in self.classes.values() if name not in allowed]:
             raise ValueError(f"classes: {unknown[0]!r} is not one of {', '.join(allowed)} or empty")
@@ -208,7 +208,10 @@ class Config:
         try:
             re.compile(self.patient_regex)
         except re.error as error:
-            raise ValueError(f"patient_regex: no regular expression ({error})") from error
+            pattern = self.patient_regex
+            raise ValueError(
+                f"patient_regex = {pattern!r}: no regular expression ({error})"
+            ) from error
         return self
 
     @property

@@ -1,7 +1,5 @@
 """What a notebook shows: figures that the report keeps, a live plot, and findings as Markdown."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any

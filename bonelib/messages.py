@@ -1,7 +1,5 @@
 """What bonelib reports: three errors, and findings of three levels."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal

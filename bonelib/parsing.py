@@ -1,7 +1,5 @@
 """Settings as people write them: texts with commas, JSON, and errors that name what is allowed."""
 
-from __future__ import annotations
-
 import difflib
 import json
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """What a notebook takes from the one before: found in the run folder if it fits, else made."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """A second copy of a run folder, on Drive for example, that is consistent at every moment."""
 
-from __future__ import annotations
-
 import filecmp
 import math
 import shutil
@@ -24,23 +22,29 @@ class RunCopy:
     folder of the same name would only look like a copy.
     """
 
-    def __init__(self, here: Path, there: Path | None) -> None:
+    def __init__(self, here: Path, there: Path | None):
         self.here, self.there = here, there
         self.pool = ThreadPoolExecutor(1)
-        self.running: Future[int] | None = None
+        self.running: Future[None] | None = None
         self.last_push = -math.inf
 
     def pull(self, checkpoints: bool = True) -> bool:
         """Copy back what is missing here; True if something was. Nothing here is replaced."""
-        if self.there is None:
-            return False
         try:
             # is_dir() would report a lost Drive as "no folder"
-            if not stat.S_ISDIR(self.there.stat().st_mode):
+            if self.there is None or not stat.S_ISDIR(self.there.stat().st_mode):
                 return False
         except FileNotFoundError:
             return False
-        return _copy_missing(self.there, self.here, checkpoints) > 0
+        has_checkpoint = not checkpoints or (self.here / "checkpoints" / "last").exists()
+        missing = []
+        for name in _units(self.there):
+            is_unwanted = has_checkpoint and "checkpoints" in name.parts
+            if not is_unwanted and not (self.here / name).exists():
+                missing.append(name)
+        for name in missing:
+            _copy_unit(self.there / name, self.here / name)
+        return bool(missing)
 
     def push(self, now: bool = True) -> None:
         """Start to copy; if not `now`, only some time after the last copy."""
@@ -56,53 +60,33 @@ class RunCopy:
         """
         running, self.running = self.running, None
         try:
-            return running is None or running.result() >= 0
+            if running is not None:
+                running.result()
         except OSError as error:
             print(f"{self.there} could not be written ({error}); the next copy tries again")
             return False
+        return True
 
 
-def _copy_missing(source: Path, target: Path, checkpoints: bool) -> int:
-    """How many files and checkpoints were copied; none if the target has a checkpoint already."""
-    target.mkdir(parents=True, exist_ok=True)
-    copied = 0
-    for name in _units(source, checkpoints):
-        is_checkpoint = (source / name).is_dir()
-        if (target / name).exists() or (is_checkpoint and (target / name.parent / "last").exists()):
-            continue
-        _copy_unit(source / name, target / name)
-        copied += 1
-    return copied
-
-
-def _copy_changed(source: Path, target: Path) -> int:
-    """How many files and checkpoints were copied, `target` made a copy of `source`."""
+def _copy_changed(source: Path, target: Path) -> None:
+    """Make `target` a copy of `source`."""
     target.mkdir(exist_ok=True)
-    copied = 0
-    for name in _units(source, checkpoints=True):
-        if _is_same(source / name, target / name):
-            continue
+    for name in _units(source):
         last = target / name.parent / "last"
         if name.name == "previous" and _is_same(source / name, last):
             # the last checkpoint there has become the previous one
             shutil.rmtree(target / name, ignore_errors=True)
             last.replace(target / name)
-        else:
+        elif not _is_same(source / name, target / name):
             _copy_unit(source / name, target / name)
-        copied += 1
-    return copied
 
 
-def _units(source: Path, checkpoints: bool) -> list[Path]:
+def _units(folder: Path) -> list[Path]:
     """What is copied as one: files, then checkpoint folders, the newest last."""
-    names = [Path(name) for name, *_ in list_files(source) if ".incoming" not in name]
-    folders = [
-        name.parent
-        for name in names
-        if name.name == "state.json" and name.parent.parent.name == "checkpoints"
-    ]
-    files = [name for name in names if "checkpoints" not in name.parts]
-    return files + (sorted(folders, key=lambda name: name.name == "last") if checkpoints else [])
+    names = [Path(name) for name, *_ in list_files(folder) if ".incoming" not in name]
+    units = [name for name in names if "checkpoints" not in name.parts]
+    checkpoints = [name.parent for name in names if name.match("checkpoints/*/state.json")]
+    return units + sorted(checkpoints, key=lambda name: name.name == "last")
 
 
 def _copy_unit(source: Path, target: Path) -> None:

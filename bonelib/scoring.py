@@ -1,7 +1,5 @@
 """Predictions, metrics and calibration of a run's models."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from pathlib import Path
@@ -19,12 +17,11 @@ from bonelib.evaluation.findings import format_interval, leak_findings
 from bonelib.evaluation.predict import predict_splits
 from bonelib.messages import Finding, sort_findings
 from bonelib.pipeline import Audited, folds, trained_model
-from bonelib.prediction.answers import load_models, model_folders
+from bonelib.prediction.answers import load_models, model_folders, models_digest
 from bonelib.split import Fold, class_shares
-from bonelib.storage import read_json, text_digest, write_csv, write_json
+from bonelib.storage import read_json, write_csv, write_json
 from bonelib.training.device import processes
-from bonelib.training.model import TrainedModel, amend_model, model_digest
-
+from bonelib.training.model import TrainedModel, amend_model
 
 COMPARED_RUNS = ("accuracy", "macro_f1", "auroc")
 
@@ -59,7 +56,7 @@ def evaluate_run(
         resamples=cfg.resamples,
         seed=cfg.seed,
     )
-    digest = run_digest(cfg.root)
+    digest = models_digest(models)
     ledger = Path(cfg.mirror or cfg.run).parent / "test_reads.json"
     metrics["test_reads"] = count_test_reads(predictions, digest, ledger)
     metrics["model_digest"] = digest
@@ -118,12 +115,6 @@ def compare_runs(folder: Path) -> pd.DataFrame:
     return table[differing].fillna("default")
 
 
-def run_digest(run: Path) -> str:
-    """A hash of the weights of all models of a run."""
-    digests = [model_digest(folder) for folder in model_folders(run)]
-    return digests[0] if len(digests) == 1 else text_digest("".join(digests))
-
-
 def _pooled(cfg: Config, tables: list[pd.DataFrame], folds: list[Fold]) -> pd.DataFrame:
     """The folds' tables in one; with cross-validation, `seed` and `fold` say which it was."""
     if not cfg.folds:
@@ -140,8 +131,11 @@ def _amend(folds: list[Fold], learnt: dict[str, float | None]) -> None:
     for fold in folds:
         gauge = fit_gauge(fold.images[fold.rows("train")])
         shares = class_shares(fold.splits, fold.class_names)
-        facts = {"class_shares": [share.tolist() for share in shares], "gauge": gauge}
-        facts["train_images"] = len(fold.rows("train"))
+        facts: dict[str, Any] = {
+            "class_shares": [share.tolist() for share in shares],
+            "gauge": gauge,
+            "train_images": len(fold.rows("train")),
+        }
         amend_model(fold.folder / "model", **learnt, **facts)
         if not gauge:
             print("too few training images to describe them: only blank images will be rejected")

@@ -1,7 +1,5 @@
 """Groups to train, val and test; how often an epoch draws an image; what a class weighs."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

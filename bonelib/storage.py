@@ -1,7 +1,5 @@
 """Files and folders that are written completely or not at all, hashes, and a parallel map."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -25,7 +25,7 @@ def test_environment_and_form_are_read_by_type_and_the_form_wins():
 @pytest.mark.parametrize(
     ("name", "value", "found", "allowed"),
     [
-        ("EPOCS", "3", "3", "epochs"),
+        ("EPOCS", "3", "epocs", "epochs"),
         ("EPOCHS", "many", "many", "integer"),
         ("EPOCHS", "0", "0", "1"),
         ("BALANCE", "twice", "twice", "oversample"),
@@ -40,7 +40,7 @@ def test_environment_and_form_are_read_by_type_and_the_form_wins():
         ("TTA", "none", "()", "1 item"),
         ("LR", "nan", "nan", "1"),
         ("CLASS_NAMES", "one", "one", "two"),
-        ("PATIENT_REGEX", "(", "(", "regular expression"),
+        ("PATIENT_REGEX", "(", "(", "position 0"),
     ],
 )
 def test_impossible_setting_names_field_value_and_what_is_allowed(name, value, found, allowed):
