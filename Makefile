@@ -4,6 +4,7 @@
 # make test-colab                       the same tests on the versions that a stock Colab runtime ships
 # make bench, make bench-gpu            speed, side by side with what a user would pick instead
 # make soak                             the long versions of some tests
+# make docs                             the notebooks, executed on the sample, into docs/notebooks
 # make sync                             bring the notebooks up to date with their scripts
 # make colab REPO=owner/name            put the repository's address into the badges and setup cells
 PYTHON ?= python3
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 NOTEBOOKS := $(basename $(notdir $(sort $(wildcard notebooks/*.py))))
 export PYTHONUNBUFFERED := 1
 
-.PHONY: run test test-colab tests resolve bench bench-gpu soak lint sync colab clean
+.PHONY: run test test-colab tests resolve bench bench-gpu soak docs lint sync colab clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/installed
@@ -49,6 +50,9 @@ bench-gpu: .venv-bench/installed
 
 soak: $(VENV)/installed
 	$(BIN)/python -m pytest -m soak -rP
+
+docs: $(VENV)/installed
+	BONELIB_RUN=runs/docs $(BIN)/python .ci/docs.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Would installing the requirements move a package of a stock Colab runtime? Asked of the index, nothing is installed."""
+"""Would the requirements move a package of a stock Colab runtime? Nothing is installed."""
 
 from __future__ import annotations
 
@@ -10,12 +10,30 @@ from itertools import chain
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TARGET = ["--python-version", "3.13", "--python-platform", "x86_64-manylinux_2_28", "--only-binary", ":all:"]
+TARGET = [
+    "--python-version",
+    "3.13",
+    "--python-platform",
+    "x86_64-manylinux_2_28",
+    "--only-binary",
+    ":all:",
+]
 
 
 def added(requirements: str, stock: Path, *options: str) -> list[str]:
-    """The packages that `requirements` add to those in `stock`; RuntimeError, with the reason, if one there would move."""
-    command = [sys.executable, "-m", "uv", "pip", "compile", "-", "--constraint", str(stock), *TARGET, *options]
+    """The packages that `requirements` add to `stock`; RuntimeError if one there would move."""
+    command = [
+        sys.executable,
+        "-m",
+        "uv",
+        "pip",
+        "compile",
+        "-",
+        "--constraint",
+        str(stock),
+        *TARGET,
+        *options,
+    ]
     command += [
         "--quiet",
         "--no-header",
@@ -35,8 +53,13 @@ def names(pins: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
     wanted = "\n".join([(ROOT / "requirements.txt").read_text(), *chain(*extras.values())])
     new = added(wanted, ROOT / ".ci" / "colab-constraints.txt")
     # torch brings its CUDA libraries; on Colab they are there with it
-    print("nothing in a stock Colab runtime moves; added:", *(n for n in new if not n.startswith(("nvidia-", "cuda-"))))
+    print(
+        "nothing in a stock Colab runtime moves; added:",
+        *(n for n in new if not n.startswith(("nvidia-", "cuda-"))),
+    )

@@ -1,4 +1,4 @@
-"""Put the repository's address into pyproject.toml, the badges and the setup cells: `stamp.py owner/name`."""
+"""Put the repository's address into badges and setup cells: `stamp.py owner/name`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 BADGE = r"colab\.research\.google\.com/github/"
-CONSTANT = r'repository = \\?"https://github\.com/'  # in pyproject.toml, and in a setup cell, as Python or as JSON
+# in pyproject.toml, and in a setup cell, as Python or as JSON
+CONSTANT = r'repository = \\?"https://github\.com/'
 ADDRESS = re.compile(rf'({BADGE}|{CONSTANT})([\w.-]+/[\w.-]+?)(?=/blob/|\\?")', re.IGNORECASE)
 
 

@@ -162,7 +162,7 @@ class Config:
         """
         environment = os.environ if env is None else env
         given = dict(saved or {})
-        # BONELIB_REAL is no setting: it tells the tests where real images are
+        # BONELIB_REAL is no setting but the tests' folder of real images
         given |= {
             name.removeprefix("BONELIB_").lower(): value
             for name, value in environment.items()

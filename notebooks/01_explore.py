@@ -47,6 +47,7 @@ if "google.colab" in sys.modules and find_spec("bonelib") is None:
 
 # %%
 from bonelib import colab, display, pipeline
+from bonelib.config import present_classes
 from bonelib.data.catalog import has_issue, usable
 from bonelib.plots import audit as audit_plots
 from bonelib.plots import training as plots
@@ -114,7 +115,7 @@ table.loc[table["status"] != "ok", ["path", "bytes", "status"]]
 
 # %%
 images = table[usable(table)]
-names = tuple(name for name in cfg.class_names if name in set(images["label"]))
+names = present_classes(cfg, images["label"])
 title = "Usable images of each class"
 display.show(plots.class_counts(images, names, title=title), cfg, "classes")
 
@@ -150,14 +151,12 @@ display.show(figure, cfg, "images")
 # set and one in the test set, the test result is worthless.
 
 # %%
-clusters = found.audit["clusters"]
-if clusters:
-    figure = audit_plots.clusters(found.audit, readable, found.thumbnails)
-    display.show(figure, cfg, "copies")
+figure = audit_plots.clusters(found.audit, readable, found.thumbnails)
+display.show(figure, cfg, "copies")
 
 # %% [markdown]
-# Each row above (there is none if no copies were found) is one cluster, with the kind
-# of copy and how certain the comparison is. Look at the least certain ones: are they
+# Each row above is one cluster, with the kind of copy and how certain the comparison
+# is; no row means that no copies were found. Look at the least certain ones: are they
 # really the same image? What was done with them:
 
 # %%

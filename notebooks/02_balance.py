@@ -56,7 +56,7 @@ from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from bonelib import augment, colab, display, pipeline
 from bonelib import split as splitting
-from bonelib.config import AUGMENTATIONS
+from bonelib.config import AUGMENTATIONS, present_classes
 from bonelib.data.catalog import usable
 from bonelib.evaluation import features, leakage
 from bonelib.plots import teaching
@@ -127,7 +127,7 @@ print(f"{len(shared)} of {test['group'].nunique()} test groups are in both sets"
 # The groups are shuffled first, so that the seed decides which group is where.
 
 # %%
-names = splitting.present_classes(cfg, images["label"])
+names = present_classes(cfg, images["label"])
 y = splitting.label_indices(images["label"], names)
 groups = pd.factorize(images["group"], sort=True)[0]
 order = np.random.RandomState(cfg.seed).permutation(groups.max() + 1)

@@ -160,7 +160,7 @@ print(f"{len(test)} images; the test set was used {metrics['test_reads']} time(s
 # ## Confusion matrix
 
 # %%
-display.show(plots.confusion(metrics["confusion"], names), cfg, "confusion")
+display.show(plots.confusion_matrices(metrics["confusion"], names), cfg, "confusion")
 
 # %% [markdown]
 # Rows are the true classes. The diagonal is right. The classes are steps on one scale,
@@ -261,7 +261,7 @@ display.show(plots.roc(y, p, names), cfg, "roc")
 # ## Calibration: does 80% mean 80%?
 #
 # Balancing taught the model the wrong class shares; that is undone first. Then one
-# number, the temperature, makes the probabilities as certain as they are right. It is
+# number, the temperature, makes the probabilities match how often they are right. It is
 # fitted on the validation set in four lines:
 
 # %%
@@ -281,7 +281,7 @@ assert abs(temperature / fitted - 1) < 0.02, (temperature, fitted)
 print(f"temperature {temperature:.2f}: above 1 the model was too certain")
 block = metrics["calibration"]["plain"]
 curves = {stage: block[stage]["reliability"] for stage in ("before", "after")}
-display.show(plots.reliability(curves), cfg, "reliability")
+display.show(plots.reliability_diagram(curves), cfg, "reliability")
 
 # %% [markdown]
 # Points on the diagonal mean what they say; below it the model is too certain. With few
@@ -294,7 +294,7 @@ display.show(plots.reliability(curves), cfg, "reliability")
 
 # %%
 selective = metrics["selective"]["plain"]
-figure = plots.coverage_risk(
+figure = plots.accuracy_by_coverage(
     selective["curve"], selective["threshold"], selective["target_accuracy"]
 )
 display.show(figure, cfg, "coverage")

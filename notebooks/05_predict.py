@@ -90,8 +90,8 @@ cfg = colab.settings(results_on_drive, run=run, images=images, data=data)
 # ## The model
 #
 # The validation set taught it two things: a temperature, which makes its probabilities
-# as certain as they are right, and a threshold, the probability from which it was right
-# as often as asked for. With `folds` all models predict together, and their
+# match how often they are right, and a threshold, the probability from which it was
+# right as often as asked for. With `folds` all models predict together, and their
 # probabilities are averaged.
 
 # %%
@@ -172,20 +172,19 @@ pixels = np.array([read_for_model(root / paths[i], size)[0] for i in some.index]
 p = some[columns].to_numpy()
 
 # %%
-if len(some):
-    likely = [f"{row.max():.0%} {names[row.argmax()]}" for row in p]
-    captions = [f"{a}\n{b}" for a, b in zip(some["prediction"], likely)]
-    try:
-        nets = [model.net for model in models]
-        maps = [gradcam.heatmaps(net, pixels, p.argmax(axis=1)) for net in nets]
-        maps = np.mean(maps, axis=0)
-    except RunError as error:
-        maps = None
-        print(f"no heat maps: {error}")
-    figure = image_grid(
-        pixels, captions, title="Evidence", maps=maps, section="explanations"
-    )
-    display.show(figure, cfg, "answers")
+likely = [f"{row.max():.0%} {names[row.argmax()]}" for row in p]
+captions = [f"{a}\n{b}" for a, b in zip(some["prediction"], likely)]
+try:
+    likely_class = p.argmax(axis=1)
+    shown = models if len(some) else []
+    by_model = [gradcam.heatmaps(m.net, pixels, likely_class) for m in shown]
+    maps = np.mean(by_model, axis=0) if len(some) else None
+except RunError as error:
+    maps = None
+    print(f"no heat maps: {error}")
+title = f"Evidence for the most likely class, {len(some)} images"
+figure = image_grid(pixels, captions, title=title, maps=maps, section="explanations")
+display.show(figure, cfg, "predictions")
 
 # %% [markdown]
 # Heat on the bone does not prove the prediction. Heat on a letter, a corner or the

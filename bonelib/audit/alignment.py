@@ -5,14 +5,14 @@ small tiles decides: a marker or an overlay changes few tiles, another person's 
 of them.
 """
 
-from __future__ import annotations
-
 from functools import cached_property
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from bonelib.data.images import frame
 
 Array = NDArray[Any]
 # Local contrast, and a mask that is 1 where it is defined.
@@ -26,37 +26,28 @@ PROMISING = 0.75
 ALIGNED, HOPELESS = 0.87, 0.5
 # Fine agreement of one image (JPEG at quality 30 has 0.91); other people reach 0.81.
 SAME_IMAGE = 0.86
-WARP = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 
 
 class Texture:
     """What of an image is compared: its local contrast, so no exposure, at two sizes.
 
-    thumbnail: (S, S) uint8. frame: top, bottom, left, right of the image in it.
+    thumbnail: (S, S) uint8, letterboxed. size: width and height of the image.
     """
 
-    def __init__(self, thumbnail: Array, frame: tuple[int, int, int, int]) -> None:
-        self.thumbnail = thumbnail
-        self.frame = np.array(frame) / len(thumbnail)
-
-    @cached_property
-    def coarse(self) -> Layer:
-        return self._layer(COARSE, (0, 2), 4)
+    def __init__(self, thumbnail: Array, size: tuple[int, int]) -> None:
+        self.thumbnail, self.size = thumbnail, size
+        self.coarse = self._layer(COARSE, (0, 2), 4)
 
     @cached_property
     def fine(self) -> Layer:
         return self._layer(max(COARSE, min(FINE, len(self.thumbnail))), (1, 2.5), 3)
 
-    @cached_property
-    def grey(self) -> Array:
-        size = (COARSE, COARSE)
-        return cv2.resize(self.thumbnail, size, interpolation=cv2.INTER_AREA).astype(np.float32)
-
     def _layer(self, side: int, band: tuple[float, float], surround: float) -> Layer:
         """Detail between two widths (sigmas, in pixels) divided by its local strength."""
-        grey = cv2.resize(self.thumbnail, (side, side), interpolation=cv2.INTER_AREA)
+        grey = _shrink(self.thumbnail, side)
         inside = np.zeros((side, side), np.uint8)
-        top, bottom, left, right = np.round(self.frame * side + (2, -2, 2, -2)).astype(int)
+        corners = np.array(frame(*self.size, len(self.thumbnail))) * side / len(self.thumbnail)
+        top, bottom, left, right = np.round(corners + (2, -2, 2, -2)).astype(int)
         inside[top:bottom, left:right] = 1
         near = np.ones((7, 7), np.uint8)
         mask = (inside * (cv2.dilate(grey, near) - cv2.erode(grey, near) > 3)).astype(np.float32)
@@ -74,11 +65,11 @@ def align(a: Texture, b: Texture, start: Array, hopeless: float = 0.25) -> tuple
 
     hopeless: coarse agreement at `start` below which nothing is tried.
     """
-    found, score = _refine(a.coarse, b.coarse, start, hopeless)
-    if score < PROMISING or not is_plausible(found):
-        return found, 0.0
+    affine, score = _refine(a.coarse, b.coarse, start, hopeless)
+    if score < PROMISING or not is_plausible(affine):
+        return affine, 0.0
     scale = len(a.fine[0]) / COARSE
-    finer, score = _refine(a.fine, b.fine, scale_map(found, scale), HOPELESS)
+    finer, score = _refine(a.fine, b.fine, scale_map(affine, scale), HOPELESS)
     return scale_map(finer, 1 / scale), score if is_plausible(finer) else 0.0
 
 
@@ -98,30 +89,28 @@ def scale_map(affine: Array, scale: float) -> Array:
     return np.column_stack([linear, shift])
 
 
-def describe(a: Texture, b: Texture, affine: Array, is_resized: bool = False) -> str:
+def describe(a: Texture, b: Texture, affine: Array) -> str:
     """What was done to one image to get the other, in words."""
-    linear, words = affine[:, :2], []
-    zoom = np.sqrt(abs(np.linalg.det(linear)))
-    if np.linalg.det(linear) < 0:
-        upside_down = linear[0, 0] > 0.9 * zoom
-        words.append("flipped" if upside_down else "mirrored")
-        linear = linear @ np.diag([1, -1] if upside_down else [-1, 1])
+    linear = affine[:, :2]
+    zoom, is_mirrored = np.sqrt(abs(np.linalg.det(linear))), np.linalg.det(linear) < 0
+    is_upside_down = is_mirrored and linear[0, 0] > 0.9 * zoom
+    if is_mirrored:
+        linear = linear @ np.diag([1, -1] if is_upside_down else [-1, 1])
     angle = np.degrees(np.arctan2(linear[1, 0] - linear[0, 1], linear[0, 0] + linear[1, 1]))
-    if abs(angle) > 2:
-        words.append(f"rotated {abs(angle):.0f}°")
     centre = np.full(2, (COARSE - 1) / 2)
     moved = np.abs(affine[:, :2] @ centre + affine[:, 2] - centre).max()
-    if abs(zoom - 1) > 0.03 or moved > 0.02 * COARSE:
-        words.append("cropped, padded or zoomed")
-    if is_resized:
-        words.append("resized")
-    there, other = (
-        cv2.warpAffine(z, affine, a.grey.shape, flags=WARP) for z in (b.coarse[1], b.grey)
-    )
-    both = a.coarse[1] * there > 0.9
-    if both.any() and np.abs(cv2.blur(a.grey - other, (9, 9)))[both].mean() > 6:
-        words.append("exposure changed")
-    return "; ".join(words) or "exported again"
+    grey, other = (_shrink(texture.thumbnail, COARSE).astype(np.float32) for texture in (a, b))
+    both = a.coarse[1] * _warp(b.coarse[1], affine) > 0.9
+    exposure = np.abs(cv2.blur(grey - _warp(other, affine), (9, 9)))[both]
+    words = {
+        "flipped": is_upside_down,
+        "mirrored": is_mirrored and not is_upside_down,
+        f"rotated {abs(angle):.0f}°": abs(angle) > 2,
+        "cropped, padded or zoomed": abs(zoom - 1) > 0.03 or moved > 0.02 * COARSE,
+        "resized": sorted(a.size) != sorted(b.size),
+        "exposure changed": exposure.sum() > 6 * len(exposure),
+    }
+    return "; ".join(word for word, applies in words.items() if applies) or "exported again"
 
 
 def _refine(a: Layer, b: Layer, start: Array, hopeless: float) -> tuple[Array, float]:
@@ -130,37 +119,40 @@ def _refine(a: Layer, b: Layer, start: Array, hopeless: float) -> tuple[Array, f
     if not hopeless < score < ALIGNED:
         return start, score
     stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
-    mask = np.ones(a[0].shape, np.uint8)
-    begin = start.astype(np.float32)
+    mask, begin = np.ones(a[0].shape, np.uint8), start.astype(np.float32)
     try:
-        found = cv2.findTransformECC(a[0], b[0], begin, cv2.MOTION_AFFINE, stop, mask, 3)[1]
+        refined = cv2.findTransformECC(a[0], b[0], begin, cv2.MOTION_AFFINE, stop, mask, 3)[1]
     except cv2.error:
         # it did not converge
         return start, score
-    refined = _agreement(a, b, found)
-    return (found.astype(float), refined) if refined > score else (start, score)
+    better = _agreement(a, b, refined)
+    return (refined.astype(float), better) if better > score else (start, score)
 
 
 def _agreement(a: Layer, b: Layer, affine: Array) -> float:
     """Median correlation of 8x8 tiles of `a` with `b` warped onto it; 0 with too little overlap."""
     x, mask = a
-    y, there = (cv2.warpAffine(layer, affine, x.shape, flags=WARP) for layer in b)
+    y, there = (_warp(layer, affine) for layer in b)
     both = mask * (there > 0.9)
-    n = _tiles(both)
+    n = _shrink(both)
     compared = n > 0.4
-    possible = min((_tiles(mask) > 0.4).sum(), (_tiles(there) > 0.4).sum())
+    possible = min((_shrink(mask) > 0.4).sum(), (_shrink(there) > 0.4).sum())
     if compared.sum() < max(6, 0.35 * possible):
         return 0.0
     n, x, y = n + 1e-6, x * both, y * both
-    mean_x, mean_y = _tiles(x) / n, _tiles(y) / n
-    covariance = _tiles(x * y) / n - mean_x * mean_y
-    variances = (_tiles(x * x) / n - mean_x**2) * (_tiles(y * y) / n - mean_y**2)
+    mean_x, mean_y = _shrink(x) / n, _shrink(y) / n
+    covariance = _shrink(x * y) / n - mean_x * mean_y
+    variances = (_shrink(x * x) / n - mean_x**2) * (_shrink(y * y) / n - mean_y**2)
     correlation = covariance / np.sqrt(np.maximum(variances, 0) + 1e-4)
     return float(np.median(correlation[compared]))
 
 
-def _tiles(x: Array) -> Array:
-    return cv2.resize(x, (8, 8), interpolation=cv2.INTER_AREA)
+def _shrink(x: Array, side: int = 8) -> Array:
+    return cv2.resize(x, (side, side), interpolation=cv2.INTER_AREA)
+
+
+def _warp(x: Array, affine: Array) -> Array:
+    return cv2.warpAffine(x, affine, x.shape, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
 
 
 def _blur(x: Array, sigma: float) -> Array:

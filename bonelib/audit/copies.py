@@ -1,9 +1,7 @@
-"""Copies of one image: candidates from fast searches, confirmed pixel by pixel, joined to clusters."""
-
-from __future__ import annotations
+"""Copies of one image: candidates of fast searches, confirmed pixel by pixel, joined to clusters."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any
@@ -16,7 +14,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from bonelib.audit.alignment import SAME_IMAGE, Texture, align, describe
-from bonelib.audit.candidates import Candidate, find_any_angle, find_upright
+from bonelib.audit.candidates import Candidate, find_upright
+from bonelib.audit.keypoints import find_any_angle
 from bonelib.data.images import frame
 from bonelib.data.quality import is_blank
 from bonelib.storage import parallel_map
@@ -46,21 +45,20 @@ def find_copies(
     images are no copies.
     """
     if files is None:
-        digests, sizes = list(range(len(thumbnails))), [(1, 1)] * len(thumbnails)
-    else:
-        digests = files["sha256"].tolist()
-        sizes = list(zip(files["width"].tolist(), files["height"].tolist(), strict=True))
-    frames = [frame(width, height, thumbnails.shape[1]) for width, height in sizes]
-    blank = parallel_map(lambda i: is_blank(thumbnails[i]), range(len(thumbnails)))
+        files = pd.DataFrame({"sha256": range(len(thumbnails)), "width": 1, "height": 1})
+    sizes = list(files[["width", "height"]].itertuples(index=False, name=None))
+    texture = lru_cache(512)(lambda i: Texture(thumbnails[i], sizes[i]))
+    blank = parallel_map(is_blank, thumbnails)
     rows = np.flatnonzero(~np.array(blank, bool))
-    pairs = _identical(thumbnails, rows, digests, sizes)
+    pairs = _identical(thumbnails, rows, files["sha256"].tolist(), sizes)
     rows = np.setdiff1d(rows, [b for _, b, _, _ in pairs])
     if len(rows) > 1:
-        pairs += _confirm(thumbnails, frames, sizes, find_upright(thumbnails, frames, rows), 0.25)
+        frames = [frame(width, height, thumbnails.shape[1]) for width, height in sizes]
+        pairs += _confirm(find_upright(thumbnails, frames, rows), texture, 0.25)
     if any_angle or (any_angle is None and len(rows) <= MAX_ANY_ANGLE):
-        # One of each set of copies represents all.
+        # one of each set of copies represents all
         rows = np.setdiff1d(rows, [b for _, b, _, _ in pairs])
-        pairs += _confirm(thumbnails, frames, sizes, find_any_angle(thumbnails, rows), 0.5)
+        pairs += _confirm(find_any_angle(thumbnails, rows), texture, 0.5)
     columns = {"a": int, "b": int, "kind": str, "confidence": float}
     found = pd.DataFrame(pairs, columns=list(columns)).astype(columns)
     found = found.sort_values("confidence", ascending=False, kind="stable")
@@ -94,13 +92,11 @@ def copies_by_name(paths: Sequence[str]) -> list[tuple[int, int, str]]:
         origin = match[1] if match else file.stem
         copied = NAMED_COPY.match(file.stem)
         if origin in origins:
-            source, reason = first.setdefault(origin, i), f"named as made from {origin}"
-        else:
-            source = positions.get(file.with_name(copied[1]), i) if copied else i
-            reason = f"named as a copy of {copied[1]}" if copied else ""
-        if source != i:
-            links.append((source, i, reason))
-    return links
+            links.append((first.setdefault(origin, i), i, f"named as made from {origin}"))
+        elif copied:
+            source = positions.get(file.with_name(copied[1]), i)
+            links.append((source, i, f"named as a copy of {copied[1]}"))
+    return [(source, i, reason) for source, i, reason in links if source != i]
 
 
 def _identical(thumbnails: Array, rows: Array, digests: list[Any], sizes: list[Any]) -> list[Pair]:
@@ -108,23 +104,19 @@ def _identical(thumbnails: Array, rows: Array, digests: list[Any], sizes: list[A
     first: dict[Any, int] = {}
     pairs: list[Pair] = []
     for i in rows.tolist():
-        pixels = (hash(thumbnails[i].tobytes()), sizes[i])
-        for kind, key in (("same file", digests[i]), ("same pixels", pixels)):
-            if (source := first.setdefault(key, i)) != i:
-                pairs.append((source, i, kind, 1.0))
-                break
+        source, kind = first.setdefault(digests[i], i), "same file"
+        if source == i:
+            pixels = (hash(thumbnails[i].tobytes()), sizes[i])
+            source, kind = first.setdefault(pixels, i), "same pixels"
+        if source != i:
+            pairs.append((source, i, kind, 1.0))
     return pairs
 
 
 def _confirm(
-    thumbnails: Array,
-    frames: Sequence[Any],
-    sizes: Sequence[Any],
-    candidates: list[Candidate],
-    min_start: float,
+    candidates: list[Candidate], texture: Callable[[int], Texture], min_start: float
 ) -> list[Pair]:
     """The candidates that are copies, without those already linked through others."""
-    texture = lru_cache(512)(lambda i: Texture(thumbnails[i], frames[i]))
     linked = DisjointSet({row for candidate in candidates for row in candidate[:2]})
     pairs: list[Pair] = []
 
@@ -133,8 +125,7 @@ def _confirm(
         affine, score = align(a, b, candidate.start, min_start)
         if score < SAME_IMAGE:
             return None
-        kind = describe(a, b, affine, sizes[candidate.a] != sizes[candidate.b])
-        return candidate.a, candidate.b, kind, round(score, 3)
+        return candidate.a, candidate.b, describe(a, b, affine), round(score, 3)
 
     for start in range(0, len(candidates), 1024):
         block = candidates[start : start + 1024]

@@ -1,7 +1,5 @@
 """What is wrong with single images and with single metadata values: reported, never changed."""
 
-from __future__ import annotations
-
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -42,9 +40,7 @@ def odd_values(rows: pd.DataFrame, columns: list[str]) -> list[dict[str, Any]]:
         numbers = pd.to_numeric(rows[column], errors="coerce")
         reasons = _odd_texts(rows[column], numbers) | _odd_numbers(column, numbers)
         for i, reason in reasons.items():
-            value = rows[column].iloc[i]
-            value = value.item() if isinstance(value, np.generic) else value
-            path = rows["path"].iloc[i]
+            path, value = rows["path"].iloc[i], rows[column].tolist()[i]
             found.append({"path": path, "column": column, "value": value, "reason": reason})
     return found
 
@@ -59,19 +55,16 @@ def _odd_texts(values: pd.Series, numbers: pd.Series) -> dict[int, str]:
 def _odd_numbers(column: str, numbers: pd.Series) -> dict[int, str]:
     """Impossible ages, and numbers far outside the quartiles with a gap to the next, by row."""
     found: dict[int, str] = {}
-    if numbers.notna().sum() < 8:
-        return found
     low, high = numbers.quantile([0.25, 0.75])
     spread, is_age = high - low, "age" in column.lower().split("_")
-    distinct = np.sort(numbers.dropna().unique())
+    distinct = np.unique(numbers.dropna())
+    if numbers.notna().sum() < 8 or len(distinct) < 2:
+        return found
     for i, value in enumerate(numbers):
-        others = distinct[distinct != value]
-        if np.isnan(value) or not len(others):
-            continue
-        nearest = others[np.abs(others - value).argmin()]
+        gaps = np.where(distinct == value, np.inf, np.abs(distinct - value))
         outside = value < low - 1.5 * spread or value > high + 1.5 * spread
-        if is_age and not 0 < value <= 120:
+        if is_age and (value <= 0 or value > 120):
             found[i] = "is an impossible age"
-        elif outside and abs(nearest - value) > 0.75 * spread > 0:
-            found[i] = f"is far from the others: the nearest is {nearest:g}"
+        elif outside and gaps.min() > 0.75 * spread > 0:
+            found[i] = f"is far from the others: the nearest is {distinct[gaps.argmin()]:g}"
     return found

@@ -1,20 +1,15 @@
 """How well the class can be predicted from what is not bone: file, size, borders, metadata."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-from bonelib.audit.candidates import trim_border
+from bonelib.audit.candidates import Box, trim_border
 from bonelib.data.images import frame
 from bonelib.data.metadata import metadata_columns
-from bonelib.evaluation.baselines import encode_metadata
+from bonelib.evaluation.baselines import encode_metadata, logistic_regression
 from bonelib.evaluation.bootstrap import intervals
 from bonelib.split import assign_folds
 
@@ -27,27 +22,18 @@ MIN_AUROC = 0.6
 
 def measure_suspects(rows: pd.DataFrame, thumbnails: NDArray[np.uint8]) -> pd.DataFrame:
     """What is not bone in each image, one column per suspect, texts or numbers."""
-    side = thumbnails.shape[1]
-    frames = [frame(w, h, side) for w, h in zip(rows["width"], rows["height"], strict=True)]
-    pairs = list(zip(thumbnails, frames, strict=True))
-    shown = [image[top:bottom, left:right] for image, (top, bottom, left, right) in pairs]
-    inner = [trim_border(image, box) for image, box in pairs]
-    kept = [(bottom - top) * (right - left) for top, bottom, left, right in inner]
-    edges = [np.concatenate([image[:3].ravel(), image[-3:].ravel()]) for image in shown]
-    suspects = pd.DataFrame(
-        {
-            "file format": rows["format"].astype(str),
-            "width": np.log(rows["width"]),
-            "height": np.log(rows["height"]),
-            "file size": np.log(rows["bytes"]),
-            "mean brightness": [image.mean() for image in shown],
-            "empty border": [1 - n / image.size for n, image in zip(kept, shown, strict=True)],
-            "brightness at the border": [edge.mean() for edge in edges],
-            "colour overlay": rows["coloured"],
-        },
-        index=rows.index,
-    )
-    return pd.concat([suspects, rows[metadata_columns(rows)[0]]], axis=1)
+    sizes = zip(rows["width"], rows["height"], strict=True)
+    frames = [frame(width, height, thumbnails.shape[1]) for width, height in sizes]
+    measured = [_measure(image, box) for image, box in zip(thumbnails, frames, strict=True)]
+    numbers = rows[["width", "height", "bytes"]].rename(columns={"bytes": "file size"})
+    suspects = [
+        rows["format"].astype(str).rename("file format"),
+        np.log(numbers),
+        pd.DataFrame(measured, index=rows.index),
+        rows["coloured"].rename("colour overlay"),
+        rows[metadata_columns(rows)[0]],
+    ]
+    return pd.concat(suspects, axis=1)
 
 
 def find_shortcuts(
@@ -65,20 +51,30 @@ def find_shortcuts(
         chosen = np.random.default_rng(seed).choice(len(suspects), MAX_IMAGES, replace=False)
         chosen.sort()
         suspects, y, groups = suspects.iloc[chosen], y[chosen], groups.iloc[chosen]
-    k = min(CV_FOLDS, int(groups.groupby(y).nunique().min()))
-    if k < 2 or len(np.unique(y)) < len(class_names):
+    counts = groups.groupby(y).nunique()
+    if len(counts) < max(2, len(class_names)) or counts.min() < 2:
         return []
-    folds = assign_folds(y, groups.to_numpy(), k, seed)
+    folds = assign_folds(y, groups.to_numpy(), min(CV_FOLDS, int(counts.min())), seed)
     found = []
     for name in suspects:
-        column = suspects[[name]]
         auroc = {"value": 0.5, "low": 0.5, "high": 0.5}
-        if column[name].nunique(dropna=False) > 1:
-            probabilities = _out_of_fold(column, y, folds, len(class_names))
+        if suspects[name].nunique(dropna=False) > 1:
+            probabilities = _out_of_fold(suspects[[name]], y, folds, len(class_names))
             auroc = intervals(y, probabilities, groups, class_names, 400, seed)["auroc"]
         entry = {"name": str(name), "auroc": auroc["value"], "low": auroc["low"]}
         found.append(entry | {"high": auroc["high"], "warning": _warning(str(name), auroc)})
     return found
+
+
+def _measure(thumbnail: NDArray[np.uint8], box: Box) -> dict[str, float]:
+    top, bottom, left, right = box
+    image = thumbnail[top:bottom, left:right]
+    top, bottom, left, right = trim_border(thumbnail, box)
+    return {
+        "mean brightness": float(image.mean()),
+        "empty border": 1 - (bottom - top) * (right - left) / image.size,
+        "brightness at the border": float(np.concatenate([image[:3], image[-3:]]).mean()),
+    }
 
 
 def _out_of_fold(
@@ -92,9 +88,7 @@ def _out_of_fold(
         if list(column) != ["file format"]:
             # a class may be in the middle of the range
             x_train, x_test = (np.hstack([x, np.square(x)]) for x in (x_train, x_test))
-        regression = LogisticRegression(max_iter=1000, class_weight="balanced")
-        model = make_pipeline(StandardScaler(), regression).fit(x_train, y[train])
-        probabilities[np.ix_(test, model.classes_)] = model.predict_proba(x_test)
+        probabilities[test] = logistic_regression(x_train, y[train], x_test, class_count)
     return probabilities
 
 

@@ -1,7 +1,5 @@
 """95% confidence intervals: whole patient groups are resampled, as rows of weights."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,12 +7,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit, ndtr, stdtrit
 
-from bonelib.evaluation import metrics
 from bonelib.evaluation.calibration import Floats, wilson_interval
-from bonelib.evaluation.metrics import Scores, number_or_none
-
-Groups = NDArray[np.str_]
-Leaf = dict[str, float | None]
+from bonelib.evaluation.metrics import (
+    Names,
+    Scores,
+    check_inputs,
+    map_leaves,
+    number_or_none,
+    shift_prevalence,
+    weighted_scores,
+)
 
 LOSSES = ("brier", "log_loss", "ece")
 # Metrics that weigh images equally; the others weigh classes equally.
@@ -25,7 +27,7 @@ MIN_RESAMPLES = 20
 MAX_WEIGHTS = 4_000_000
 
 
-def _weights(groups: Groups, resamples: int, seed: int) -> Iterator[Floats]:
+def _weights(groups: NDArray[np.str_], resamples: int, seed: int) -> Iterator[Floats]:
     """Weights of the data itself (1, N), then blocks of resampling weights (r, N).
 
     A resample draws whole groups with replacement and weighs an image by how often its group came.
@@ -39,47 +41,47 @@ def _weights(groups: Groups, resamples: int, seed: int) -> Iterator[Floats]:
         yield rng.multinomial(count, np.full(count, 1 / count), size)[:, index].astype(float)
 
 
-def _leaf(value: float, low: float = np.nan, high: float = np.nan) -> Leaf:
-    ends = number_or_none(low), number_or_none(high)
-    return {"value": number_or_none(value), "low": ends[0], "high": ends[1]}
+def _resample(
+    scores: Callable[[Floats], Scores], groups: NDArray[np.str_], resamples: int, seed: int
+) -> tuple[Scores, Scores]:
+    """The metrics of the data itself, (1,) each, and of all resamples, (R,) each."""
+    whole, *blocks = [scores(weights) for weights in _weights(groups, resamples, seed)]
+    return whole, map_leaves(lambda path, *parts: np.concatenate(parts), *blocks)
 
 
-def _percentile_interval(draws: Floats, groups: float) -> tuple[float, float]:
-    """Percentile interval, expanded for few groups.
+def _ends(name: str, value: float, draws: Floats, groups: float) -> tuple[float, float]:
+    """The interval of a metric, or of a "difference", that rests on so many groups.
 
-    Hesterberg 2015, doi 10.1080/00031305.2015.1089789.
+    Losses and differences: percentiles, expanded for few groups (Hesterberg 2015, doi
+    10.1080/00031305.2015.1089789). Bounded metrics: a t interval on the logit scale, which keeps
+    its coverage near the ends.
     """
-    draws = draws[np.isfinite(draws)]
-    if groups < 2 or len(draws) < MIN_RESAMPLES:
-        return np.nan, np.nan
-    tail = ndtr(np.sqrt(groups / (groups - 1)) * stdtrit(groups - 1, 0.025))
-    return float(np.quantile(draws, tail)), float(np.quantile(draws, 1 - tail))
-
-
-def _interval(name: str, value: float, draws: Floats, groups: float) -> Leaf:
-    """{"value", "low", "high"} of a metric that rests on so many groups.
-
-    Bounded metrics get a t interval on the logit scale, which keeps its coverage near the ends.
-    """
-    finite = draws[np.isfinite(draws)]
-    if groups < 2 or len(finite) < MIN_RESAMPLES:
-        return _leaf(value)
-    if name in LOSSES:
-        low, high = _percentile_interval(finite, groups)
+    quantile, expansion = stdtrit(groups - 1, 0.025), np.sqrt(groups / (groups - 1))
+    if name in (*LOSSES, "difference"):
+        tail = ndtr(expansion * quantile)
+        low, high = np.quantile(draws, [tail, 1 - tail])
         # Resampling adds to the ECE what sampling has added already: reflect (basic bootstrap).
         if name == "ece":
-            low, high = max(0.0, 2 * value - high), max(0.0, 2 * value - low)
-        return _leaf(value, low, high)
+            return max(0.0, 2 * value - high), max(0.0, 2 * value - low)
+        return low, high
     start, length = (-1, 2) if name == "quadratic_kappa" else (0, 1)
     share = (value - start) / length
     # At an end of the scale no resample differs: use the interval of a proportion.
     if min(share, 1 - share) < 1e-9:
         low, high = wilson_interval(share, groups)
     else:
-        spread = finite.std() * np.sqrt(groups / (groups - 1)) / length
-        margin = -stdtrit(groups - 1, 0.025) * spread / (share * (1 - share))
+        margin = -quantile * draws.std() * expansion / length / (share * (1 - share))
         low, high = expit(logit(share) - margin), expit(logit(share) + margin)
-    return _leaf(value, start + length * low, start + length * high)
+    return start + length * low, start + length * high
+
+
+def _leaf(name: str, value: float, draws: Floats, groups: float) -> dict[str, float | None]:
+    """{"value", "low", "high"}; None where not defined, or known from too few groups or draws."""
+    ends, finite = (np.nan, np.nan), draws[np.isfinite(draws)]
+    if groups >= 2 and len(finite) >= MIN_RESAMPLES:
+        ends = _ends(name, value, finite, groups)
+    low, high = map(number_or_none, ends)
+    return {"value": number_or_none(value), "low": low, "high": high}
 
 
 def effective_groups(y: ArrayLike, groups: ArrayLike) -> float:
@@ -94,20 +96,11 @@ def effective_groups(y: ArrayLike, groups: ArrayLike) -> float:
     return min(len(set(names)), 1 + max(1.0, freedom))
 
 
-def _resample(
-    scores: Callable[[Floats], Scores], groups: Groups, resamples: int, seed: int
-) -> tuple[Scores, Scores]:
-    """The metrics of the data itself, (1,) each, and of all resamples, (R,) each."""
-    blocks = [scores(weights) for weights in _weights(groups, resamples, seed)]
-    draws = metrics.map_leaves(lambda path, *parts: np.concatenate(parts), *blocks[1:])
-    return blocks[0], draws
-
-
 def intervals(
     y: ArrayLike,
     probabilities: ArrayLike,
     groups: ArrayLike,
-    class_names: metrics.Names,
+    class_names: Names,
     resamples: int = 1000,
     seed: int = 0,
     prevalence: ArrayLike | None = None,
@@ -116,26 +109,24 @@ def intervals(
 
     groups: (N,) patients. prevalence: (K,) class shares that the images are weighted to, if given.
     """
-    labels, checked = metrics.check_inputs(y, probabilities)
+    labels, checked = check_inputs(y, probabilities)
     names, predicted = np.asarray(groups).astype(str), checked.argmax(1)
     total, balanced = len(set(names)), effective_groups(labels, names)
 
     def scores(block: Floats) -> Scores:
-        weights = metrics.shift_prevalence(block, labels, prevalence)
-        readouts = metrics.binary_scores(labels, checked, weights, class_names)
-        overall = metrics.weighted_scores(labels, checked, weights, class_names)
-        return overall | {"binary": readouts}
+        weights = shift_prevalence(block, labels, prevalence)
+        return weighted_scores(labels, checked, weights, class_names)
 
-    def interval(path: tuple[str, ...], value: Floats, draws: Floats) -> Leaf:
+    def leaf(path: tuple[str, ...], value: Floats, draws: Floats) -> dict[str, float | None]:
         count = total if path[0] in IMAGE_WEIGHTED else balanced
         if path[-1] in class_names:
             index = list(class_names).index(path[-1])
             true, called = labels == index, predicted == index
             behind = {"specificity": ~true, "ppv": called, "npv": ~called}.get(path[0], true)
             count = len(set(names[behind]))
-        return _interval(path[0], value[0], draws, count)
+        return _leaf(path[0], value[0], draws, count)
 
-    return metrics.map_leaves(interval, *_resample(scores, names, resamples, seed))
+    return map_leaves(leaf, *_resample(scores, names, resamples, seed))
 
 
 def paired(
@@ -143,7 +134,7 @@ def paired(
     a: ArrayLike,
     b: ArrayLike,
     groups: ArrayLike,
-    class_names: metrics.Names,
+    class_names: Names,
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -151,15 +142,14 @@ def paired(
 
     a, b: probabilities (N, K) of two models for the same images.
     """
-    (labels, first), (_, second) = metrics.check_inputs(y, a), metrics.check_inputs(y, b)
+    (labels, first), (_, second) = check_inputs(y, a), check_inputs(y, b)
     names = np.asarray(groups).astype(str)
 
     def differences(weights: Floats) -> Scores:
-        scores = metrics.weighted_scores(labels, first, weights, class_names)
-        others = metrics.weighted_scores(labels, second, weights, class_names)
-        return metrics.map_leaves(lambda path, score, other: score - other, scores, others)
+        ours, others = (weighted_scores(labels, p, weights, class_names) for p in (first, second))
+        return map_leaves(lambda path, score, other: score - other, ours, others)
 
-    def interval(path: tuple[str, ...], value: Floats, draws: Floats) -> Leaf:
-        return _leaf(value[0], *_percentile_interval(draws, len(set(names))))
+    def leaf(path: tuple[str, ...], value: Floats, draws: Floats) -> dict[str, float | None]:
+        return _leaf("difference", value[0], draws, len(set(names)))
 
-    return metrics.map_leaves(interval, *_resample(differences, names, resamples, seed))
+    return map_leaves(leaf, *_resample(differences, names, resamples, seed))

@@ -1,7 +1,5 @@
 """Calibration: temperature scaling, undoing class shares, reliability, and when to abstain."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Images to feature vectors: texture, corners, or a frozen pretrained backbone."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -67,11 +65,9 @@ def _histogram(values: Pixels, count: int) -> Floats:
 
 def _binary_patterns(image: Pixels, radius: int) -> Floats:
     """Histogram (10,) of the local binary patterns of an image (S, S)."""
-    height, width = image.shape
-    center = image[radius : height - radius, radius : width - radius]
-    code = np.zeros(center.shape, np.uint8)
+    code = np.zeros(image.shape, np.uint8)
     for bit, (dy, dx) in enumerate(_NEIGHBOURS):
-        shifted = np.roll(image, (-dy * radius, -dx * radius), (0, 1))
-        neighbour = shifted[radius : height - radius, radius : width - radius]
-        code |= (neighbour >= center).astype(np.uint8) << bit
-    return _histogram(_PATTERNS[code], 10)
+        neighbour = np.roll(image, (-dy * radius, -dx * radius), (0, 1))
+        code |= (neighbour >= image).astype(np.uint8) << bit
+    # The outermost pixels have neighbours beyond the edge.
+    return _histogram(_PATTERNS[code[radius:-radius, radius:-radius]], 10)

@@ -1,7 +1,5 @@
 """What leakage is worth: one cheap classifier under three ways to split the same images."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from imblearn.over_sampling import RandomOverSampler
@@ -30,6 +28,7 @@ def compare_protocols(
     The first two protocols put images of a group, or the same image, on both sides.
     """
     rows, everything = [], np.arange(len(y))
+    classifier = make_pipeline(StandardScaler(), KNeighborsClassifier(1))
     for repeat in range(seed, seed + repeats):
         sampler = RandomOverSampler(random_state=repeat)
         oversampled = sampler.fit_resample(everything[:, None], y)[0][:, 0]
@@ -40,18 +39,15 @@ def compare_protocols(
             (everything[folds > 0], everything[folds == 0]),
         )
         for protocol, (train, test) in zip(PROTOCOLS, splits, strict=True):
-            classifier = make_pipeline(StandardScaler(), KNeighborsClassifier(1))
             classifier.fit(features[train], y[train])
-            accuracy = classifier.score(features[test], y[test])
-            rows.append({"protocol": protocol, "repeat": repeat, "accuracy": accuracy})
-    return pd.DataFrame(rows)
+            rows.append((protocol, repeat, classifier.score(features[test], y[test])))
+    return pd.DataFrame(rows, columns=["protocol", "repeat", "accuracy"])
 
 
 def leakage_sentence(scores: pd.DataFrame) -> str:
     """What the wrong protocols pretend, in words, from `compare_protocols`."""
-    oversampled, by_image, by_group = (
-        scores.loc[scores["protocol"] == protocol, "accuracy"].mean() for protocol in PROTOCOLS
-    )
+    means = scores.groupby("protocol")["accuracy"].mean()
+    oversampled, by_image, by_group = means[list(PROTOCOLS)]
     return (
         f"Split by group, the nearest neighbour is right on {by_group:.0%} of the test images. "
         f"Split by image it seems to be right on {by_image:.0%}, and oversampled before the split "

@@ -1,28 +1,24 @@
 """Classification metrics under weights: each row of weights is one resample of the test set."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import confusion_matrix
 
 from bonelib.config import CLASSES
 from bonelib.evaluation.calibration import Floats, bin_membership
 from bonelib.messages import DataError
 
 Labels = NDArray[np.int64]
-Mask = NDArray[np.bool_]
 Names = Sequence[str]
 # Metrics under R rows of weights by name: (R,), or {class name: (R,)}.
 Scores = dict[str, Any]
-
-READOUT_SPECIFICITY = 0.9
 DEFAULT_READOUTS = ("low bone mass vs normal", "osteoporosis vs rest")
 
 
-def map_leaves(function: Callable[..., Any], first: Scores, *others: Scores) -> dict[str, Any]:
+def map_leaves(function: Callable[..., Any], first: Scores, *others: Scores) -> Scores:
     """`function(path, value, ...)` of each value of nested dictionaries of one structure.
 
     path: the name of the metric, and of the class if there is one for each.
@@ -55,28 +51,16 @@ def _defined_mean(values: Floats) -> Floats:
     return np.asarray(np.nansum(values, -1) / np.isfinite(values).sum(-1))
 
 
-def _weight_by_score(score: Floats, positive: Mask, weights: Floats) -> tuple[Floats, Floats]:
-    """Weights of the positives and of the negatives at each distinct score, ascending: (R, T)."""
+def _auroc(score: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floats:
+    """Area under the ROC curve with ties counted half (Mann-Whitney): (R,)."""
     order = np.argsort(score, kind="stable")
     starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf))
     ordered, is_positive = weights[:, order], positive[order]
+    # The weights at each distinct score, ascending: (R, scores).
     positives = np.add.reduceat(ordered * is_positive, starts, 1)
-    return positives, np.add.reduceat(ordered * ~is_positive, starts, 1)
-
-
-def _auroc(score: Floats, positive: Mask, weights: Floats) -> Floats:
-    """Area under the ROC curve with ties counted half (Mann-Whitney): (R,)."""
-    positives, negatives = _weight_by_score(score, positive, weights)
+    negatives = np.add.reduceat(ordered * ~is_positive, starts, 1)
     below = negatives.cumsum(1) - negatives / 2
     return np.asarray((positives * below).sum(1) / (positives.sum(1) * negatives.sum(1)))
-
-
-def _sensitivity_at_specificity(score: Floats, positive: Mask, weights: Floats) -> Floats:
-    """The highest sensitivity of the thresholds with READOUT_SPECIFICITY or more: (R,)."""
-    positives, negatives = _weight_by_score(score, positive, weights)
-    true, false = positives[:, ::-1].cumsum(1), negatives[:, ::-1].cumsum(1)
-    allowed = false / false[:, -1:] <= 1 - READOUT_SPECIFICITY + 1e-12
-    return np.where(false[:, -1] > 0, (true * allowed).max(1) / true[:, -1], np.nan)
 
 
 def _quadratic_kappa(matrix: Floats) -> Floats:
@@ -94,7 +78,8 @@ def weighted_scores(
 ) -> Scores:
     """Every metric under each row of `weights` (R, N): (R,), per-class ones {class: (R,)}.
 
-    Inputs must have passed `check_inputs`; what is not defined is NaN.
+    Under "binary" is the AUROC of each cut between the ordered classes, by its name. Inputs must
+    have passed `check_inputs`; what is not defined is NaN.
     """
 
     def by_class(values: Floats) -> dict[str, Floats]:
@@ -112,6 +97,10 @@ def weighted_scores(
     squared_errors = np.square(probabilities - np.eye(classes)[y]).sum(1)
     surprise = -np.log(probabilities[np.arange(images), y].clip(1e-15))
     gaps = bin_membership(confidence) * (confidence - (predicted == y))[:, None]  # (N, bins)
+    binary = {
+        f"{name}: AUROC": _auroc(probabilities[:, cut:].sum(1), y >= cut, weights)
+        for cut, name in enumerate(_readout_names(class_names), 1)
+    }
     return {
         "accuracy": hits.sum(1) / total,
         "balanced_accuracy": _defined_mean(hits / true_count),
@@ -127,20 +116,15 @@ def weighted_scores(
         "ppv": by_class(hits / predicted_count),
         "npv": by_class(rejected / (total[:, None] - predicted_count)),
         "class_auroc": by_class(auroc),
+        "binary": binary,
     }
 
 
-@np.errstate(invalid="ignore")
-def binary_scores(y: Labels, probabilities: Floats, weights: Floats, class_names: Names) -> Scores:
-    """AUROC, and sensitivity at 90% specificity, of each cut between ordered classes: (R,) each."""
-    cuts = [f"{name} or worse" for name in class_names[1:]]
-    scores = {}
-    for cut, name in enumerate(DEFAULT_READOUTS if tuple(class_names) == CLASSES else cuts, 1):
-        ranking = probabilities[:, cut:].sum(1), y >= cut, weights
-        scores[f"{name}: AUROC"] = _auroc(*ranking)
-        sensitivity = f"{name}: sensitivity at {READOUT_SPECIFICITY:.0%} specificity"
-        scores[sensitivity] = _sensitivity_at_specificity(*ranking)
-    return scores
+def _readout_names(class_names: Names) -> Sequence[str]:
+    """The names of the cuts between ordered classes, from healthy to ill."""
+    if tuple(class_names) == CLASSES:
+        return DEFAULT_READOUTS
+    return [f"{name} or worse" for name in class_names[1:]]
 
 
 def shift_prevalence(weights: Floats, y: Labels, prevalence: ArrayLike | None) -> Floats:
@@ -156,9 +140,7 @@ def shift_prevalence(weights: Floats, y: Labels, prevalence: ArrayLike | None) -
 def confusion(y: ArrayLike, probabilities: ArrayLike) -> Labels:
     """The confusion matrix (K, K): true classes in rows, predicted classes in columns."""
     labels, checked = check_inputs(y, probabilities)
-    classes = checked.shape[1]
-    pairs = labels * classes + checked.argmax(1)
-    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+    return confusion_matrix(labels, checked.argmax(1), labels=range(checked.shape[1]))
 
 
 def number_or_none(value: Any) -> float | None:

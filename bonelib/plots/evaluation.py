@@ -22,7 +22,7 @@ COMPARED_METRICS = {"auroc": "AUROC", "macro_f1": "macro-F1", "accuracy": "accur
 
 
 @styled
-def confusion(matrices: Mapping[str, ArrayLike], class_names: Sequence[str]) -> Figure:
+def confusion_matrices(matrices: Mapping[str, ArrayLike], class_names: Sequence[str]) -> Figure:
     """Confusion matrices (K, K), one panel per kind of prediction.
 
     Rows are true classes, columns predicted ones; shares are of the true class.
@@ -61,7 +61,7 @@ def roc(y: NDArray[Any], probabilities: NDArray[Any], class_names: Sequence[str]
 
 
 @styled
-def reliability(stages: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+def reliability_diagram(stages: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
     """Share of correct predictions against stated probability, with 95% intervals.
 
     stages: rows of `calibration.reliability`, by one to three names; image counts are those of the
@@ -84,7 +84,7 @@ def reliability(stages: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
 
 
 @styled
-def coverage_risk(
+def accuracy_by_coverage(
     curve: Mapping[str, Sequence[float]], threshold: float | None, target: float
 ) -> Figure:
     """Accuracy of the answered images against their share, the most confident first.

@@ -29,9 +29,11 @@ def test_every_figure_is_made_for_any_number_of_classes(names):
     images = np.stack([waves(seed, (16, 16)) for seed in range(len(wrong))])
     metrics = evaluate(predictions, names, resamples=30)
     figures = {
-        "metrics": plots.confusion(metrics["confusion"], names),
-        "calibration": plots.reliability({"before": rows, "after": rows}),
-        "abstain": plots.coverage_risk(calibration.coverage_risk(y, probabilities), 0.5, 0.9),
+        "metrics": plots.confusion_matrices(metrics["confusion"], names),
+        "calibration": plots.reliability_diagram({"before": rows, "after": rows}),
+        "abstain": plots.accuracy_by_coverage(
+            calibration.coverage_risk(y, probabilities), 0.5, 0.9
+        ),
         "baselines": plots.comparison(metrics),
         "failures": plots.gallery(images, wrong, names, "Errors"),
     }
@@ -42,7 +44,9 @@ def test_every_figure_is_made_for_any_number_of_classes(names):
 
 
 def test_confusion_shows_counts_and_shares_of_the_true_class():
-    figure = plots.confusion({"plain": [[3, 1], [0, 0]], "tta": [[4, 0], [0, 0]]}, ("well", "ill"))
+    figure = plots.confusion_matrices(
+        {"plain": [[3, 1], [0, 0]], "tta": [[4, 0], [0, 0]]}, ("well", "ill")
+    )
     cells = [text.get_text() for text in figure.axes[0].texts]
     assert cells == ["3\n75%", "1\n25%", "0\n0%", "0\n0%"]
     assert figure.axes[0].get_ylabel() == "true class"
@@ -59,21 +63,21 @@ def test_roc_leaves_out_a_class_that_is_absent():
 
 def test_reliability_has_the_number_of_images_of_the_last_stage():
     row = {"p": 0.7, "hit": 0.6, "low": 0.4, "high": 0.8}
-    figure = plots.reliability({"before": [row | {"n": 5}], "after": [row | {"n": 7}]})
+    figure = plots.reliability_diagram({"before": [row | {"n": 5}], "after": [row | {"n": 7}]})
     assert [text.get_text() for text in figure.axes[0].texts] == ["7"]
 
 
 def test_threshold_is_marked_at_the_last_answered_image():
-    axis = plots.coverage_risk(CURVE, 0.65, 0.9).axes[0]
+    axis = plots.accuracy_by_coverage(CURVE, 0.65, 0.9).axes[0]
     marks = [line for line in axis.lines if line.get_marker() == "o"]
     assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in marks] == [(0.5, 0.9)]
     assert same_color(marks[0].get_color(), MAGENTA)
 
 
 def test_threshold_that_answers_nothing_can_be_shown():
-    axis = plots.coverage_risk(CURVE, 0.95, 0.9).axes[0]
+    axis = plots.accuracy_by_coverage(CURVE, 0.95, 0.9).axes[0]
     assert [len(line.get_xdata()) for line in axis.lines if line.get_marker() == "o"] == [0]
-    axis = plots.coverage_risk(CURVE, None, 0.9).axes[0]
+    axis = plots.accuracy_by_coverage(CURVE, None, 0.9).axes[0]
     assert "o" not in [line.get_marker() for line in axis.lines]
 
 
