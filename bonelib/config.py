@@ -20,6 +20,7 @@ from bonelib.parsing import (
     config_error,
     one_of,
 )
+from bonelib.profiles import profile_of
 
 # Default class names, from healthy to ill.
 CLASSES = ("Normal", "Osteopenia", "Osteoporosis")
@@ -33,27 +34,6 @@ VIEWS = (
 )
 Augmentations = Annotated[tuple[Annotated[str, one_of(AUGMENTATIONS)], ...], Commas]
 Views = Annotated[tuple[Annotated[str, one_of(VIEWS)], ...], Commas]
-
-# What differs from the defaults without pretrained weights, on the embedded sample, and in CI.
-SCRATCH_PROFILE: dict[str, Any] = {"lr": 2e-3, "freeze": 0.0}
-SAMPLE_PROFILE: dict[str, Any] = {
-    "pretrained": False,
-    "image_size": 96,
-    "epochs": 18,
-    "cycle": 18,
-    "ema": 0.95,
-    "dropout": 0.1,
-    "augment": ("hflip", "shift_scale_rotate", "brightness_contrast"),
-}
-SMOKE_PROFILE: dict[str, Any] = {
-    "pretrained": False,
-    "image_size": 64,
-    "batch_size": 8,
-    "epochs": 2,
-    "cycle": 1,
-    "resamples": 50,
-}
-
 
 # Settings that belong to a machine or a moment, not to a run.
 NOT_SAVED = ("run", "images", "mirror", "cache", "smoke")
@@ -175,7 +155,9 @@ class Config:
         kept = {name: given[name] for name in given if name not in NOT_SAVED}
         try:
             cfg = cls(**given, given=kept)
-            profile = _profile(cfg, given)
+            # with a file of weights `pretrained` is always true
+            pretrained = cfg.pretrained if "pretrained" in given or cfg.weights else None
+            profile = profile_of(cfg.data, cfg.smoke, pretrained)
             return cls(**(profile | given), given=kept)
         except ValidationError as error:
             raise config_error(error) from error
@@ -224,14 +206,3 @@ def present_classes(cfg: Config, labels: Iterable[str]) -> tuple[str, ...]:
     """Those of the class names that occur in `labels`, in their order."""
     present = set(labels)
     return tuple(name for name in cfg.class_names if name in present)
-
-
-def _profile(cfg: Config, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What the sample, training from random weights, and a smoke run change in the defaults."""
-    profile: dict[str, Any] = dict(SAMPLE_PROFILE) if cfg.data == "sample" else {}
-    if cfg.smoke:
-        profile |= SMOKE_PROFILE
-    pretrained = cfg.pretrained if "pretrained" in given else profile.get("pretrained", True)
-    if not pretrained and not cfg.weights:
-        profile |= SCRATCH_PROFILE
-    return profile

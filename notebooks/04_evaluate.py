@@ -183,7 +183,8 @@ for _ in range(cfg.resamples):
     drawn = rng.integers(len(groups), size=len(groups))
     by_group.append(correct[np.concatenate([groups[i] for i in drawn])].mean())
 spans = {"images": by_image, "patients": by_group}
-pd.DataFrame({n: np.quantile(v, [0.025, 0.975]) for n, v in spans.items()}).T.round(2)
+limits = {n: np.quantile(v, [0.025, 0.975]) for n, v in spans.items()}
+pd.DataFrame(limits, index=["low", "high"]).T.round(2)
 
 # %% [markdown]
 # The second row is usually the wider one. bonelib uses it everywhere, with a small
@@ -348,6 +349,8 @@ chosen = np.array([*held_out[:: max(1, len(held_out) // 4)][:4], *worst])
 held_out_rows = fold.splits.iloc[held_out]
 explained = gradcam.explain(net, fold.images[held_out], held_out_rows, names)
 write_json(cfg.root / "explain.json", explained)
+
+# %%
 predicted = predict_logits(net, fold.images, chosen)[0].argmax(axis=1)
 maps = None
 if "no_map" not in explained:
@@ -361,9 +364,10 @@ figure = image_grid(
 display.show(figure, cfg, "heatmaps")
 
 # %% [markdown]
-# Such maps please the eye too easily. Two checks decide whether to trust them: does the
-# prediction suffer more when the marked squares are blurred than when others are? And
-# does the model still know the class when it sees the corners only, without bone?
+# Heat should be on bone, not on letters or borders. But such maps please the eye too
+# easily. Two checks decide whether to trust them: does the prediction suffer more when
+# the marked squares are blurred than when others are? And does the model still know the
+# class when it sees the corners only, without bone?
 
 # %%
 display.findings(explained["findings"], "No checks were possible.")

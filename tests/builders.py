@@ -322,3 +322,20 @@ def drop_root_rights() -> None:
     assert libc.capget(header, data) == 0
     data[0] &= ~0b110
     assert libc.capset(header, data) == 0
+
+
+def catalog_of(count: int, **columns: Any) -> Any:
+    """A catalog of `count` images of noise: PNG files a.png, b.png, ... of class Normal.
+
+    columns: of the table, in place of those or beside them. Only images with status "ok" have
+    thumbnails.
+    """
+    from bonelib.data.catalog import Catalog
+
+    table = pd.DataFrame({"path": [f"{chr(97 + i)}.png" for i in range(count)], "label": "Normal"})
+    table = table.assign(patient="", width=224, height=224, format="PNG", bytes=9)
+    table["sha256"] = [str(i) for i in range(count)]
+    table = table.assign(status="ok", group="", issues="", coloured=0.0).assign(**columns)
+    readable = int((table["status"] == "ok").sum())
+    noise = np.random.default_rng(0).integers(0, 255, (readable, 224, 224), np.uint8)
+    return Catalog(table, noise, Path("unused"), [], [])

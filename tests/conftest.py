@@ -10,9 +10,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from bonelib.data.sample import make_sample
 
 from bonelib.config import Config
+from bonelib.data.sample import make_sample
+from tests.whole import Whole, run_series
 
 
 @pytest.fixture(scope="session")
@@ -67,3 +68,9 @@ def settings(data: Path, run: Path, cache: Path) -> Config:
     return Config.load(
         {}, data=str(data), run=str(run), cache=str(cache), smoke=True, backbone="test_efficientnet"
     )
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """The notebooks' run on hostile data, each of them interrupted once."""
+    return run_series(tmp_path_factory.mktemp("whole"))

@@ -47,7 +47,7 @@ class Texture:
         grey = _shrink(self.thumbnail, side)
         inside = np.zeros((side, side), np.uint8)
         corners = np.array(frame(*self.size, len(self.thumbnail))) * side / len(self.thumbnail)
-        top, bottom, left, right = np.round(corners + (2, -2, 2, -2)).astype(int)
+        top, bottom, left, right = np.round(np.add(corners, (2, -2, 2, -2))).astype(int)
         inside[top:bottom, left:right] = 1
         near = np.ones((7, 7), np.uint8)
         mask = (inside * (cv2.dilate(grey, near) - cv2.erode(grey, near) > 3)).astype(np.float32)

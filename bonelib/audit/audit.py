@@ -1,13 +1,10 @@
 """What is wrong with the data: copies, conflicts, groups, defects, shortcuts, and what is left."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from bonelib.audit import copies, defects, shortcuts
 from bonelib.config import Config, present_classes
@@ -31,21 +28,32 @@ def audit(catalog: Catalog, cfg: Config) -> tuple[pd.DataFrame, dict[str, Any]]:
     pairs = copies.find_copies(catalog.thumbnails, rows)
     named = copies.copies_by_name(rows["path"].tolist())
     clusters = _clusters(rows, pairs)
-    issues = [
-        defects.image_defects(row, thumbnail)
-        for row, thumbnail in zip(rows.itertuples(), catalog.thumbnails, strict=True)
-    ]
-    for cluster in clusters:
-        for i in cluster["rows"]:
-            issues[i] |= {"copy"} if i != cluster["kept"] else set()
-            issues[i] |= {"conflict"} if cluster["conflict"] else set()
+    rows["issues"] = _issues(rows, catalog, clusters)
+    rows["group"] = _groups(rows, pairs, named)
     table = catalog.table.drop(columns="coloured")
     table["issues"] = np.where(readable, "", "unreadable")
-    table.loc[readable, "issues"] = [";".join(sorted(found)) for found in issues]
-    table.loc[readable, "group"] = _groups(rows, pairs, named)
-    used = usable(table[readable]).to_numpy()
-    suspects = _find_shortcuts(rows[used], catalog.thumbnails[used], table[readable][used], cfg)
-    return table, _results(catalog, table, rows, clusters, named, suspects)
+    for column in ("issues", "group"):
+        table.loc[readable, column] = rows[column].to_numpy()
+    used = rows[usable(rows)]
+    class_names = present_classes(cfg, used["label"])
+    y = label_indices(used["label"], class_names)
+    suspects = shortcuts.measure_suspects(used, catalog.thumbnails[used.index])
+    first = table.columns.get_loc("issues") + 1
+    extra = [column for column in table.columns[first:] if column != "given_split"]
+    paths = rows["path"].tolist()
+    results = {
+        "counts": count_exclusions(table),
+        "clusters": clusters,
+        "conflicts": [cluster for cluster in clusters if cluster["conflict"]],
+        "named": [{"paths": [paths[a], paths[b]], "reason": reason} for a, b, reason in named],
+        "groups": rows["group"].nunique(),
+        "patients": rows["patient"].where(rows["patient"] != "").nunique(),
+        "defects": _defects(table),
+        "shortcuts": shortcuts.find_shortcuts(suspects, y, used["group"], class_names, cfg.seed),
+        "metadata": {"odd": defects.odd_values(rows, extra), "unmatched": catalog.unmatched},
+    }
+    findings = sort_findings(_findings(results, catalog, paths))
+    return table, results | {"findings": [dataclasses.asdict(finding) for finding in findings]}
 
 
 def count_exclusions(table: pd.DataFrame) -> dict[str, int]:
@@ -63,104 +71,80 @@ def count_exclusions(table: pd.DataFrame) -> dict[str, int]:
 
 
 def _clusters(rows: pd.DataFrame, pairs: pd.DataFrame) -> list[dict[str, Any]]:
-    """Sets of copies: `rows`, `kept` (one of them), `kinds`, `confidence` (lowest), `conflict`."""
+    """Sets of copies: `paths`, `labels`, `kept` (the path of the largest), what links them."""
     numbers = copies.join_links(len(rows), zip(pairs["a"], pairs["b"], strict=True))
-    size = rows["width"] * rows["height"]
-    rank = np.argsort(np.lexsort((np.arange(len(rows)), -rows["bytes"], -size)))
+    members = rows.assign(pixels=rows["width"] * rows["height"]).groupby(numbers)
     clusters = []
     for number, links in pairs.groupby(numbers[pairs["a"]], sort=False):
-        members = np.flatnonzero(numbers == number)
+        cluster = members.get_group(number)
+        largest = cluster.sort_values(["pixels", "bytes"], ascending=False)
         clusters.append(
             {
-                "rows": members.tolist(),
-                "kept": int(members[np.argmin(rank[members])]),
-                "kinds": sorted({word for kind in links["kind"] for word in kind.split("; ")}),
+                "paths": cluster["path"].tolist(),
+                "labels": cluster["label"].tolist(),
+                "kept": largest["path"].iloc[0],
+                "kinds": sorted(set("; ".join(links["kind"]).split("; "))),
                 "confidence": round(float(links["confidence"].min()), 3),
-                "conflict": bool(rows["label"].iloc[members].nunique() > 1),
+                "conflict": cluster["label"].nunique() > 1,
             }
         )
     return clusters
 
 
+def _issues(rows: pd.DataFrame, catalog: Catalog, clusters: list[dict[str, Any]]) -> list[str]:
+    """The issues of each row, joined by semicolons."""
+    copied = {path for cluster in clusters for path in cluster["paths"]}
+    copied -= {cluster["kept"] for cluster in clusters}
+    conflicting = {path for cluster in clusters if cluster["conflict"] for path in cluster["paths"]}
+    issues = []
+    for row, thumbnail in zip(rows.itertuples(), catalog.thumbnails, strict=True):
+        found = defects.image_defects(row, thumbnail)
+        found |= {"copy"} if row.path in copied else set()
+        found |= {"conflict"} if row.path in conflicting else set()
+        issues.append(";".join(sorted(found)))
+    return issues
+
+
 def _groups(rows: pd.DataFrame, pairs: pd.DataFrame, named: NamedCopies) -> list[str]:
     """A short id for each row, the same for copies and for images of one patient, transitively."""
     links = [*zip(pairs["a"], pairs["b"], strict=True), *((a, b) for a, b, _ in named)]
-    patients = rows["patient"].fillna("").astype(str)
-    for members in patients[patients != ""].groupby(patients).indices.values():
+    patients = rows["patient"].where(rows["patient"] != "")
+    for members in rows.groupby(patients).indices.values():
         links += [(members[0], other) for other in members[1:]]
     numbers = pd.factorize(copies.join_links(len(rows), links))[0]
     return [f"g{number:05d}" for number in numbers]
 
 
-def _find_shortcuts(
-    rows: pd.DataFrame, thumbnails: NDArray[np.uint8], audited: pd.DataFrame, cfg: Config
-) -> list[dict[str, Any]]:
-    class_names = present_classes(cfg, rows["label"])
-    y = label_indices(rows["label"], class_names)
-    groups = audited["group"].reset_index(drop=True)
-    suspects = shortcuts.measure_suspects(rows, thumbnails).reset_index(drop=True)
-    return shortcuts.find_shortcuts(suspects, y, groups, class_names, cfg.seed)
-
-
-def _results(
-    catalog: Catalog,
-    table: pd.DataFrame,
-    rows: pd.DataFrame,
-    clusters: list[dict[str, Any]],
-    named: NamedCopies,
-    suspects: list[dict[str, Any]],
-) -> dict[str, Any]:
-    """The content of audit.json."""
-    paths, labels = rows["path"].tolist(), rows["label"].tolist()
-    listed = []
-    for cluster in clusters:
-        members = cluster.pop("rows")
-        where = {"paths": [paths[i] for i in members], "labels": [labels[i] for i in members]}
-        listed.append(where | cluster | {"kept": paths[cluster["kept"]]})
-    issues = {issue for found in table["issues"] for issue in found.split(";")}
-    issues -= {"", "copy", "conflict"}
-    first = table.columns.get_loc("issues") + 1
-    odd = defects.odd_values(rows, [c for c in table.columns[first:] if c != "given_split"])
-    results = {
-        "counts": count_exclusions(table),
-        "clusters": listed,
-        "conflicts": [cluster for cluster in listed if cluster["conflict"]],
-        "named": [{"paths": [paths[a], paths[b]], "reason": reason} for a, b, reason in named],
-        "groups": int(table.loc[table["group"] != "", "group"].nunique()),
-        "patients": int(rows.loc[rows["patient"] != "", "patient"].nunique()),
-        "defects": {i: table["path"][has_issue(table, i)].tolist() for i in sorted(issues)},
-        "shortcuts": suspects,
-        "metadata": {"odd": odd, "unmatched": catalog.unmatched},
-    }
-    found = sort_findings(_findings(results, catalog, paths))
-    return results | {"findings": [dataclasses.asdict(finding) for finding in found]}
+def _defects(table: pd.DataFrame) -> dict[str, list[str]]:
+    """The paths with each issue that is not about copies."""
+    exploded = table.assign(issues=table["issues"].str.split(";")).explode("issues")
+    exploded = exploded[~exploded["issues"].isin(["", "copy", "conflict"])]
+    return exploded.groupby("issues")["path"].agg(list).to_dict()
 
 
 def _findings(results: dict[str, Any], catalog: Catalog, paths: list[str]) -> list[Finding]:
-    found = [Finding("alarm", s["warning"]) for s in results["shortcuts"] if s["warning"]]
-    conflicts, unmatched = results["conflicts"], results["metadata"]["unmatched"]
+    conflicts, unmatched = results["conflicts"], catalog.unmatched
+    warnings = []
     if conflicts:
         images = sum(len(cluster["paths"]) for cluster in conflicts)
-        found.append(
-            Finding(
-                "warning",
-                f"{images:,} images in {len(conflicts):,} clusters of copies have more than one "
-                "label and are not used.",
-            )
+        warnings.append(
+            f"{images:,} images in {len(conflicts):,} clusters of copies have more than one label "
+            "and are not used."
         )
     for odd in results["metadata"]["odd"]:
-        text = f"{odd['path']}: {odd['column']} {odd['value']} {odd['reason']}."
-        found.append(Finding("warning", text))
-    suggestion = None if results["patients"] else suggested_patient_regex(paths)
-    if suggestion:
-        found.append(Finding("warning", suggestion))
+        warnings.append(f"{odd['path']}: {odd['column']} {odd['value']} {odd['reason']}.")
+    if not results["patients"]:
+        warnings.append(suggested_patient_regex(paths))
     if len(paths) > copies.MAX_ANY_ANGLE:
-        limit = f"Among more than {copies.MAX_ANY_ANGLE:,} images, rotated copies are not found."
-        found.append(Finding("warning", limit))
-    for names, what in (
-        (catalog.skipped, "files in class folders are no images by their names and were skipped"),
-        (unmatched, "rows of the metadata or images have no counterpart"),
-    ):
+        limit = f"{copies.MAX_ANY_ANGLE:,}"
+        warnings.append(f"Among more than {limit} images, rotated copies are not found.")
+    notes = {
+        "files in class folders are no images by their names and were skipped": catalog.skipped,
+        "rows of the metadata or images have no counterpart": unmatched,
+    }
+    found = [Finding("alarm", s["warning"]) for s in results["shortcuts"] if s["warning"]]
+    found += [Finding("warning", text) for text in warnings if text]
+    for what, names in notes.items():
         if names:
             found.append(Finding("note", f"{len(names):,} {what}, e.g. {names[0]!r}."))
     return found

@@ -1,4 +1,4 @@
-"""Copies of one image: candidates of fast searches, confirmed pixel by pixel, joined to clusters."""
+"""Copies of one image: candidates of fast searches, confirmed by pixels, joined to clusters."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -48,7 +48,7 @@ def find_copies(
         files = pd.DataFrame({"sha256": range(len(thumbnails)), "width": 1, "height": 1})
     sizes = list(files[["width", "height"]].itertuples(index=False, name=None))
     texture = lru_cache(512)(lambda i: Texture(thumbnails[i], sizes[i]))
-    blank = parallel_map(is_blank, thumbnails)
+    blank = parallel_map(is_blank, list(thumbnails))
     rows = np.flatnonzero(~np.array(blank, bool))
     pairs = _identical(thumbnails, rows, files["sha256"].tolist(), sizes)
     rows = np.setdiff1d(rows, [b for _, b, _, _ in pairs])

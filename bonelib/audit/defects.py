@@ -37,7 +37,7 @@ def odd_values(rows: pd.DataFrame, columns: list[str]) -> list[dict[str, Any]]:
     """Values that are impossible or far from all others: `path`, `column`, `value`, `reason`."""
     found = []
     for column in columns:
-        numbers = pd.to_numeric(rows[column], errors="coerce")
+        numbers = pd.to_numeric(rows[column], errors="coerce").astype(float)
         reasons = _odd_texts(rows[column], numbers) | _odd_numbers(column, numbers)
         for i, reason in reasons.items():
             path, value = rows["path"].iloc[i], rows[column].tolist()[i]

@@ -1,6 +1,7 @@
 """What simpler methods reach: majority class, texture, metadata, corners, frozen features."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,8 +21,9 @@ from bonelib.evaluation.metrics import Labels
 from bonelib.evaluation.predict import probability_columns
 from bonelib.split import Fold, assign_folds
 
-# The strength C of the regression: where nothing is tuned, and what tuning chooses from.
-DEFAULT_STRENGTH, STRENGTHS = 0.1, np.logspace(-4, 1, 6)
+REGRESSION = {"class_weight": "balanced", "solver": "newton-cg", "max_iter": 2000}
+# What tuning chooses the strength C of the regression from.
+STRENGTHS = np.logspace(-4, 1, 6)
 # Folds of the inner cross-validation, or fewer where a class has fewer groups.
 INNER_FOLDS = 5
 
@@ -32,18 +34,11 @@ def majority(y_train: Labels, count: int, class_count: int) -> Floats:
 
 
 def _regression(strength: float) -> Pipeline:
-    model = LogisticRegression(
-        C=strength, class_weight="balanced", solver="newton-cg", max_iter=2000
-    )
-    return make_pipeline(StandardScaler(), model)
+    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, **REGRESSION))
 
 
 def logistic_regression(
-    x_train: Floats,
-    y_train: Labels,
-    x_test: Floats,
-    class_count: int,
-    strength: float = DEFAULT_STRENGTH,
+    x_train: Floats, y_train: Labels, x_test: Floats, class_count: int, strength: float = 0.1
 ) -> Floats:
     """Probabilities (N, K) of logistic regression on standardised features, classes balanced.
 
@@ -57,7 +52,7 @@ def logistic_regression(
     return probabilities
 
 
-def _inner_folds(y: Labels, groups: NDArray[np.object_]) -> list[tuple[Labels, Labels]]:
+def _inner_folds(y: Labels, groups: NDArray[Any]) -> list[tuple[Labels, Labels]]:
     """Rows to fit on and rows to score on, every class in both; [] if a class has one group."""
     labels = set(y.tolist())
     count = min(INNER_FOLDS, *(len(set(groups[y == label])) for label in labels))
@@ -67,18 +62,14 @@ def _inner_folds(y: Labels, groups: NDArray[np.object_]) -> list[tuple[Labels, L
 
 
 def tuned_regression(
-    x_train: Floats,
-    y_train: Labels,
-    groups_train: NDArray[np.object_],
-    x_test: Floats,
-    class_count: int,
+    x_train: Floats, y_train: Labels, groups_train: NDArray[Any], x_test: Floats, class_count: int
 ) -> Floats:
     """Probabilities (N, K) of `logistic_regression` with the strength that suits training rows.
 
     The strength is the best by balanced accuracy in cross-validation within the training rows, no
-    group on both sides; DEFAULT_STRENGTH if a class has fewer than two groups.
+    group on both sides; 0.1 if a class has fewer than two groups.
     """
-    strength, folds = DEFAULT_STRENGTH, _inner_folds(y_train, groups_train)
+    strength, folds = 0.1, _inner_folds(y_train, groups_train)
     with warnings.catch_warnings():
         # A fit that stops early is a candidate like any other.
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -114,8 +105,7 @@ def _simple_features(fold: Fold, table: pd.DataFrame | None) -> dict[str, Floats
     """The features (N, D) of all rows of the fold, by baseline."""
     features = {}
     intensity = np.stack([texture_features(image) for image in fold.images])
-    columns = [] if table is None else metadata_columns(table)[0]
-    if table is not None and columns:
+    if table is not None and (columns := metadata_columns(table)[0]):
         known = table.drop_duplicates("path").set_index("path").reindex(fold.splits["path"])
         metadata = encode_metadata(known.iloc[fold.rows("train")], known, columns)[1]
         features["metadata"] = metadata
@@ -137,8 +127,7 @@ def predict_baselines(fold: Fold, table: pd.DataFrame | None = None) -> pd.DataF
         probabilities[name] = logistic_regression(x[train], y, x[test], count)
     if fold.cfg.pretrained:
         x = frozen_features(fold.cfg, fold.images)
-        tuned = tuned_regression(x[train], y, groups, x[test], count)
-        probabilities["frozen_features"] = tuned
+        probabilities["frozen_features"] = tuned_regression(x[train], y, groups, x[test], count)
     rows = fold.splits.iloc[test][["path", "label", "group"]].reset_index(drop=True)
     columns = probability_columns(fold.class_names)
     tables = [

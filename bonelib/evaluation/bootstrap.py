@@ -1,52 +1,37 @@
 """95% confidence intervals: whole patient groups are resampled, as rows of weights."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit, ndtr, stdtrit
 
+from bonelib.evaluation import metrics
 from bonelib.evaluation.calibration import Floats, wilson_interval
-from bonelib.evaluation.metrics import (
-    Names,
-    Scores,
-    check_inputs,
-    map_leaves,
-    number_or_none,
-    shift_prevalence,
-    weighted_scores,
-)
+from bonelib.evaluation.metrics import Names, Scores, map_leaves, number_or_none
 
 LOSSES = ("brier", "log_loss", "ece")
 # Metrics that weigh images equally; the others weigh classes equally.
 IMAGE_WEIGHTED = ("accuracy", "weighted_f1", "quadratic_kappa", *LOSSES)
 # Resamples in which a metric must be defined to get an interval.
 MIN_RESAMPLES = 20
-# Weights in memory at the same time.
-MAX_WEIGHTS = 4_000_000
-
-
-def _weights(groups: NDArray[np.str_], resamples: int, seed: int) -> Iterator[Floats]:
-    """Weights of the data itself (1, N), then blocks of resampling weights (r, N).
-
-    A resample draws whole groups with replacement and weighs an image by how often its group came.
-    """
-    yield np.ones((1, len(groups)))
-    index = np.unique(groups, return_inverse=True)[1]
-    count, rng = index.max() + 1, np.random.default_rng(seed)
-    block = max(1, MAX_WEIGHTS // len(index))
-    for start in range(0, resamples, block):
-        size = min(block, resamples - start)
-        yield rng.multinomial(count, np.full(count, 1 / count), size)[:, index].astype(float)
 
 
 def _resample(
-    scores: Callable[[Floats], Scores], groups: NDArray[np.str_], resamples: int, seed: int
+    scores: Callable[[Floats], Scores],
+    groups: NDArray[np.str_],
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> tuple[Scores, Scores]:
-    """The metrics of the data itself, (1,) each, and of all resamples, (R,) each."""
-    whole, *blocks = [scores(weights) for weights in _weights(groups, resamples, seed)]
-    return whole, map_leaves(lambda path, *parts: np.concatenate(parts), *blocks)
+    """The metrics of the data itself, (1,) each, and of all resamples, (R,) each.
+
+    A resample draws whole groups with replacement and weighs an image by how often its group came.
+    """
+    index = np.unique(groups, return_inverse=True)[1]
+    count, rng = index.max() + 1, np.random.default_rng(seed)
+    drawn = rng.multinomial(count, np.full(count, 1 / count), resamples)  # (R, groups)
+    return scores(np.ones((1, len(index)))), scores(drawn[:, index].astype(float))
 
 
 def _ends(name: str, value: float, draws: Floats, groups: float) -> tuple[float, float]:
@@ -109,13 +94,13 @@ def intervals(
 
     groups: (N,) patients. prevalence: (K,) class shares that the images are weighted to, if given.
     """
-    labels, checked = check_inputs(y, probabilities)
+    labels, checked = metrics.check_inputs(y, probabilities)
     names, predicted = np.asarray(groups).astype(str), checked.argmax(1)
     total, balanced = len(set(names)), effective_groups(labels, names)
 
     def scores(block: Floats) -> Scores:
-        weights = shift_prevalence(block, labels, prevalence)
-        return weighted_scores(labels, checked, weights, class_names)
+        weights = metrics.shift_prevalence(block, labels, prevalence)
+        return metrics.weighted_scores(labels, checked, weights, class_names)
 
     def leaf(path: tuple[str, ...], value: Floats, draws: Floats) -> dict[str, float | None]:
         count = total if path[0] in IMAGE_WEIGHTED else balanced
@@ -130,26 +115,21 @@ def intervals(
 
 
 def paired(
-    y: ArrayLike,
-    a: ArrayLike,
-    b: ArrayLike,
-    groups: ArrayLike,
-    class_names: Names,
-    resamples: int = 1000,
-    seed: int = 0,
+    y: ArrayLike, a: ArrayLike, b: ArrayLike, groups: ArrayLike, class_names: Names, **sampling: int
 ) -> dict[str, Any]:
     """Differences a minus b as {"value", "low", "high"}, 95%, on the same resamples of groups.
 
-    a, b: probabilities (N, K) of two models for the same images.
+    a, b: probabilities (N, K) of two models for the same images. sampling: `resamples` and `seed`.
     """
-    (labels, first), (_, second) = check_inputs(y, a), check_inputs(y, b)
+    (labels, first), (_, second) = metrics.check_inputs(y, a), metrics.check_inputs(y, b)
     names = np.asarray(groups).astype(str)
 
     def differences(weights: Floats) -> Scores:
-        ours, others = (weighted_scores(labels, p, weights, class_names) for p in (first, second))
+        ours = metrics.weighted_scores(labels, first, weights, class_names)
+        others = metrics.weighted_scores(labels, second, weights, class_names)
         return map_leaves(lambda path, score, other: score - other, ours, others)
 
     def leaf(path: tuple[str, ...], value: Floats, draws: Floats) -> dict[str, float | None]:
         return _leaf("difference", value[0], draws, len(set(names)))
 
-    return map_leaves(leaf, *_resample(differences, names, resamples, seed))
+    return map_leaves(leaf, *_resample(differences, names, **sampling))

@@ -84,8 +84,8 @@ def reliability(confidence: Floats, hits: ArrayLike, groups: ArrayLike) -> list[
         if members.any():
             stated, share = float(confidence[members].mean()), float(correct[members].mean())
             low, high = wilson_interval(share, len(set(names[members])))
-            count = int(members.sum())
-            rows.append({"p": stated, "hit": share, "n": count, "low": low, "high": high})
+            row = {"p": stated, "hit": share, "n": int(members.sum()), "low": low, "high": high}
+            rows.append(row)
     return rows
 
 

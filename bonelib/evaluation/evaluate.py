@@ -1,7 +1,5 @@
 """From predictions.csv to metrics.json: test results, comparisons, calibration, findings."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -10,11 +8,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from bonelib.evaluation import calibration, metrics
+from bonelib.evaluation import calibration
 from bonelib.evaluation.bootstrap import intervals, paired
-from bonelib.evaluation.calibration import Shares
 from bonelib.evaluation.findings import performance_findings
-from bonelib.evaluation.metrics import Names
+from bonelib.evaluation.metrics import Labels, Names, compute_metrics, confusion
 from bonelib.evaluation.predict import Arrays, select_rows, to_arrays
 from bonelib.evaluation.subgroups import count_classes, model_spread, subgroup_results
 from bonelib.messages import DataError, sort_findings
@@ -38,7 +35,7 @@ def _test_rows(predictions: Table, baselines: Table | None) -> dict[str, Table]:
     return tests
 
 
-def _distances(matrix: metrics.Labels) -> dict[str, int]:
+def _distances(matrix: Labels) -> dict[str, int]:
     """Predictions by their distance from the true class; {} for fewer than three classes."""
     counts = {"correct": int(matrix.trace())}
     for step in range(1, len(matrix)):
@@ -55,7 +52,7 @@ def _compare(arrays: dict[str, Arrays], sampling: Block) -> Block:
     for name, (_, probabilities, _) in arrays.items():
         results = intervals(y, probabilities, groups, **sampling)
         if name in ("plain", "tta"):
-            matrix = metrics.confusion(y, probabilities)
+            matrix = confusion(y, probabilities)
             out["test"][name], out["confusion"][name] = results, matrix.tolist()
             out["ordinal"][name] = _distances(matrix)
         else:
@@ -67,16 +64,36 @@ def _compare(arrays: dict[str, Arrays], sampling: Block) -> Block:
     return out
 
 
-def _calibration_stage(test: Arrays, class_names: Names) -> Block:
-    """How far the probabilities of the test set can be taken literally."""
-    y, probabilities, groups = test
-    scores = metrics.compute_metrics(y, probabilities, class_names)
-    hits = probabilities.argmax(1) == y
-    return {
-        **{name: scores[name] for name in ("ece", "log_loss", "brier")},
-        "ece_floor": calibration.ece_floor(probabilities),
-        "reliability": calibration.reliability(probabilities.max(1), hits, groups),
-    }
+def fit_on_validation(
+    predictions: Table, class_names: Names, class_shares: calibration.Shares | None, target: float
+) -> Block:
+    """`temperature` and `threshold` (None: none reaches the target) from plain validation rows.
+
+    class_shares: see `evaluate`.
+    """
+    y, probabilities, _ = to_arrays(select_rows(predictions, "plain", "val"), class_names)
+    undone = calibration.calibrate(probabilities, 1.0, class_shares)
+    temperature = calibration.fit_temperature(undone, y)
+    calibrated = calibration.calibrate(probabilities, temperature, class_shares)
+    threshold = calibration.choose_threshold(y, calibrated, target)
+    return {"temperature": temperature, "threshold": threshold}
+
+
+def _calibration(
+    stages: dict[str, Arrays], class_names: Names, class_shares: calibration.Shares | None
+) -> Block:
+    """How far the test probabilities can be taken literally, by stage ("before", "after")."""
+    block: Block = {}
+    for stage, (y, probabilities, groups) in stages.items():
+        scores = compute_metrics(y, probabilities, class_names)
+        block[stage] = {name: scores[name] for name in ("ece", "log_loss", "brier")}
+        block[stage]["ece_floor"] = calibration.ece_floor(probabilities)
+        confidence, hits = probabilities.max(1), probabilities.argmax(1) == y
+        block[stage]["reliability"] = calibration.reliability(confidence, hits, groups)
+    if class_shares is not None:
+        drawn, held = np.asarray(class_shares, float).tolist()
+        block["priors"] = {"learnt_with": drawn, "of_the_data": held}
+    return block
 
 
 def _selective(test: Arrays, class_names: Names, threshold: float | None) -> Block:
@@ -100,53 +117,15 @@ def _at_prevalence(test: Arrays, prevalence: ArrayLike, sampling: Block) -> Bloc
     return {"prevalence": named, **intervals(*test, prevalence=shares, **sampling)}
 
 
-def fit_on_validation(
-    predictions: Table,
-    class_names: Names,
-    class_shares: Shares | None,
-    target: float,
-    kind: str = "plain",
-) -> Block:
-    """`temperature` and `threshold` (None: none reaches the target) from the validation rows.
-
-    class_shares: see `evaluate`.
-    """
-    y, probabilities, _ = to_arrays(select_rows(predictions, kind, "val"), class_names)
-    undone = calibration.calibrate(probabilities, 1.0, class_shares)
-    temperature = calibration.fit_temperature(undone, y)
-    calibrated = calibration.calibrate(probabilities, temperature, class_shares)
-    threshold = calibration.choose_threshold(y, calibrated, target)
-    return {"temperature": temperature, "threshold": threshold}
-
-
-def _calibrate(
-    predictions: Table, kind: str, class_names: Names, class_shares: Shares | None, target: float
-) -> tuple[Block, Block]:
-    """The blocks `calibration` and `selective` of one kind of prediction."""
-    fitted = fit_on_validation(predictions, class_names, class_shares, target, kind)
-    y, before, groups = to_arrays(select_rows(predictions, kind, "test"), class_names)
-    after = calibration.calibrate(before, fitted["temperature"], class_shares)
-    block = {"temperature": fitted["temperature"]}
-    block["fitted_on"] = len(select_rows(predictions, kind, "val"))
-    block["before"] = _calibration_stage((y, before, groups), class_names)
-    block["after"] = _calibration_stage((y, after, groups), class_names)
-    if class_shares is not None:
-        drawn, held = np.asarray(class_shares, float).tolist()
-        block["priors"] = {"learnt_with": drawn, "of_the_data": held}
-    selective = _selective((y, after, groups), class_names, fitted["threshold"])
-    return block, {"target_accuracy": target, **selective}
-
-
 def evaluate(
     predictions: Table,
     class_names: Names,
     baselines: Table | None = None,
     metadata: Table | None = None,
     *,
-    class_shares: Shares | None = None,
+    class_shares: calibration.Shares | None = None,
     prevalence: ArrayLike | None = None,
     target: float = 0.9,
-    smallest: int = 10,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Block:
@@ -154,24 +133,28 @@ def evaluate(
 
     predictions: predictions.csv. baselines: from `predict_baselines`. metadata: path, and the
     columns to form subgroups by. class_shares: (drawn in training, of the data), (K,) each, undone
-    if given. prevalence: (K,) at the clinic. target: accuracy of the answered images. smallest:
-    groups that a subgroup needs.
+    if given. prevalence: (K,) at the clinic. target: accuracy of the answered images.
     """
     sampling: Block = {"class_names": class_names, "resamples": resamples, "seed": seed}
     tests = _test_rows(predictions, baselines)
     arrays = {name: to_arrays(rows, class_names) for name, rows in tests.items()}
     out: Block = {"model": "plain", "counts": count_classes(tests["plain"], class_names)}
     out |= _compare(arrays, sampling)
-    out |= {"calibration": {}, "selective": {}, "subgroups": {}}
-    for kind in out["test"]:
-        blocks = _calibrate(predictions, kind, class_names, class_shares, target)
-        out["calibration"][kind], out["selective"][kind] = blocks
+    fitted = fit_on_validation(predictions, class_names, class_shares, target)
+    y, before, groups = arrays["plain"]
+    after = calibration.calibrate(before, fitted["temperature"], class_shares)
+    stages = {"before": (y, before, groups), "after": (y, after, groups)}
+    facts = {"temperature": fitted["temperature"]}
+    facts["fitted_on"] = len(select_rows(predictions, "plain", "val"))
+    out["calibration"] = {"plain": facts | _calibration(stages, class_names, class_shares)}
+    selective = _selective(stages["after"], class_names, fitted["threshold"])
+    out["selective"] = {"plain": {"target_accuracy": target, **selective}}
     if "seed" in predictions:
-        out["spread"] = {kind: model_spread(tests[kind], class_names) for kind in out["test"]}
+        out["spread"] = {"plain": model_spread(tests["plain"], class_names)}
     if prevalence is not None:
         out["at_prevalence"] = _at_prevalence(arrays["plain"], prevalence, sampling)
-    if metadata is not None:
-        out["subgroups"] = subgroup_results(tests["plain"], metadata, smallest, sampling)
+    known = metadata is not None
+    out["subgroups"] = subgroup_results(tests["plain"], metadata, sampling) if known else {}
     findings = sort_findings(performance_findings(out))
     return out | {"findings": [asdict(finding) for finding in findings]}
 
@@ -195,10 +178,9 @@ def failures(predictions: Table, class_names: Names, count: int = 9) -> dict[str
     probabilities = to_arrays(rows, class_names)[1]
     predicted = np.array(class_names)[probabilities.argmax(1)]
     rows = rows.assign(prediction=predicted, confidence=probabilities.max(1))
-    out = {
-        "most confident errors": rows[predicted != rows["label"]].nlargest(count, "confidence"),
-        "least sure": rows.nsmallest(count, "confidence"),
-    }
+    wrong = rows[predicted != rows["label"]]
+    out = {"most confident errors": wrong.nlargest(count, "confidence")}
+    out["least sure"] = rows.nsmallest(count, "confidence")
     if (predictions["tta"] == "tta").any():
         other = to_arrays(select_rows(predictions, "tta", "test"), class_names)[1]
         moved = rows.assign(moved=np.abs(probabilities - other).sum(1) / 2)

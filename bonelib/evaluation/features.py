@@ -3,13 +3,12 @@
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bonelib.config import Config
 from bonelib.evaluation.calibration import Floats
-from bonelib.training.device import autocast, device, precision
-from bonelib.training.loader import plain_batches
+from bonelib.evaluation.predict import logits
+from bonelib.training.device import device, precision
 from bonelib.training.model import build
 
 Pixels = NDArray[Any]
@@ -31,16 +30,13 @@ def cheap_features(cfg: Config, images: Pixels) -> Floats:
     return np.stack([texture_features(image) for image in images])
 
 
-@torch.inference_mode()
 def frozen_features(cfg: Config, images: Pixels) -> Floats:
     """(N, D): the pooled last feature map of the pretrained backbone; images: (N, S, S) uint8."""
-    on_device = device()
-    net = build(cfg, 2).to(on_device).eval()
+    net = build(cfg, 2).to(device())
     net.backbone.reset_classifier(0)
-    with autocast(precision(cfg, on_device), on_device):
-        batches = plain_batches(images, np.arange(len(images)), 2 * cfg.batch_size)
-        features = [net(batch.to(on_device)).float().cpu() for batch in batches]
-    return torch.cat(features).numpy().astype(np.float64)
+    options = {"batch_size": 2 * cfg.batch_size, "precision": precision(cfg, device())}
+    # Without a classifier the backbone returns its features in place of logits.
+    return logits(net, images, **options)[0].astype(np.float64)
 
 
 def texture_features(image: Pixels) -> Floats:

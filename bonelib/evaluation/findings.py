@@ -1,7 +1,5 @@
 """What metrics and splits say, as findings; one rule decides every comparison."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd
@@ -14,21 +12,16 @@ BASELINE_NAMES = {
     "metadata": "metadata alone",
     "metadata_image": "metadata with simple image features",
     "corners": "the image corners alone",
+    "frozen_features": "frozen features with logistic regression",
 }
 # Patients of a class below which the test set is small, and below which nothing is compared.
 SMALL_CLASS, MIN_PATIENTS = 10, 5
 # Width of an interval of AUROC above which it decides nothing.
 MAX_WIDTH = 0.2
-# What the training or validation set may share with the test set. `_image` is a column of the
-# catalog with one number per set of copies; the underscores keep metadata of the same name apart.
-LEAK_COLUMNS = {
-    "group": "groups of copies or patients",
-    "_split_group": "groups of copies or patients",
-    "_audit_cluster": "clusters of copies that the audit found",
-    "_image": "images that are the same image when compared again",
-    "sha256": "byte-identical files",
-    "patient": "patients",
-}
+# What the training or validation set may not share with the test set. `_image` is a column of the
+# catalog with one number per set of copies, `_cluster` the number of the audit's cluster; the
+# underscores keep metadata of the same name apart.
+LEAK_COLUMNS = ("group", "_group", "_cluster", "_image", "sha256", "patient")
 
 
 def format_interval(leaf: dict[str, Any] | None, signed: bool = False) -> str:
@@ -65,8 +58,8 @@ def _comparison(difference: dict[str, Any], first: str, second: str, patients: i
             return Finding("warning", f"{first} is worse than {second} ({results}).")
         if high - low <= MAX_WIDTH:
             return Finding("note", f"{first} and {second} are not distinguishable ({results}).")
-    text = f"{first} and {second}: too few test images to compare them ({results})."
-    return Finding("warning", text)
+    text = f"{first} and {second}: too few test images to compare them"
+    return Finding("warning", f"{text} ({results}).")
 
 
 def performance_findings(metrics: dict[str, Any]) -> list[Finding]:
@@ -99,10 +92,8 @@ def performance_findings(metrics: dict[str, Any]) -> list[Finding]:
     corners = metrics["baselines"].get("corners", {}).get("auroc")
     if corners and above_chance(corners):
         score = f"(AUROC {format_interval(corners)})"
-        text = (
-            f"Shortcut: the image corners alone predict the class {score}: compare them by class."
-        )
-        found.append(Finding("alarm", text))
+        text = f"Shortcut: the image corners alone predict the class {score}"
+        found.append(Finding("alarm", f"{text}: compare them by class."))
     if accuracy["value"] > 0.85 and counts["images"] < 300:
         score = f"Accuracy {accuracy['value']:.2f}"
         text = f"{score} is more than careful studies of small public sets reach: look for a leak."
@@ -118,18 +109,18 @@ def leak_findings(
     The groups of the splits, the LEAK_COLUMNS of the catalog and the clusters of audit.json are
     checked independently.
     """
-    table = splits.rename(columns={"group": "_split_group"})
+    table = splits.rename(columns={"group": "_group"})
     if catalog is not None:
         columns = [name for name in LEAK_COLUMNS if name in catalog]
         table = table.merge(catalog[["path", *columns]].drop_duplicates("path"), "left", "path")
     clusters = enumerate((audit or {}).get("clusters", []))
     numbers = {path: number for number, cluster in clusters for path in cluster["paths"]}
-    table["_audit_cluster"] = table["path"].map(numbers)
+    table["_cluster"] = table["path"].map(numbers)
     found = []
     for column in [name for name in LEAK_COLUMNS if name in table]:
         known = table[table[column].notna() & (table[column].astype(str) != "")]
         shared = int(((known["split"] == "test").groupby(known[column]).nunique() > 1).sum())
         if shared:
-            text = f"Leak: {shared} {LEAK_COLUMNS[column]} are in the test set and in another split"
+            text = f"Leak: {shared} values of {column.strip('_')} are in test and another split"
             found.append(Finding("alarm", f"{text}. Test results are too high: split again."))
     return list(dict.fromkeys(found))

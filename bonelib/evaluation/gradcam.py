@@ -1,7 +1,5 @@
 """Where the model looks (Grad-CAM), and whether such a heat map can be trusted."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -19,8 +17,8 @@ from bonelib.messages import Finding, RunError
 from bonelib.split import label_indices
 from bonelib.training.model import Net
 
-Images = NDArray[np.uint8]
-Maps = NDArray[np.float32]
+# Images (N, S, S) uint8, or heat maps (N, S, S) float32.
+Images = NDArray[Any]
 
 # Deletion blurs squares of 1/14 of the side, in ten steps.
 DELETION_CELLS = 14
@@ -29,7 +27,7 @@ DELETION_STEPS = np.linspace(0, 1, 11)
 MAX_MAPS = 12
 
 
-def heatmaps(net: Net, images: Images, classes: NDArray[np.int64]) -> Maps:
+def heatmaps(net: Net, images: Images, classes: NDArray[np.int64]) -> Images:
     """(N, S, S) in 0..1: the evidence for `classes` (N,) in each of a few dozen images (N, S, S).
 
     Selvaraju et al. 2017, doi 10.1109/ICCV.2017.74. The gradient goes through the head alone, from
@@ -67,7 +65,7 @@ def _deleted(image: Images, order: NDArray[np.int64]) -> Images:
 
 
 def deletion(
-    net: Net, images: Images, maps: Maps, classes: NDArray[np.int64], seed: int = 0
+    net: Net, images: Images, maps: Images, classes: NDArray[np.int64], seed: int = 0
 ) -> dict[str, Any]:
     """Mean probability of `classes` while squares are deleted by heat and in random order.
 
@@ -126,11 +124,12 @@ def explain(
 
 def _corners_finding(auroc: dict[str, Any]) -> Finding:
     result = f"(AUROC of the model on the image corners alone {format_interval(auroc)})."
-    return {
+    outcomes = {
         True: Finding("alarm", f"Shortcut: the model needs no bone to predict the class {result}"),
         None: Finding("warning", f"Too few test images to see whether it needs the bone {result}"),
         False: Finding("note", f"The model can't predict the class without the bone {result}"),
-    }[above_chance(auroc)]
+    }
+    return outcomes[above_chance(auroc)]
 
 
 def _deletion_finding(gain: dict[str, Any]) -> Finding:

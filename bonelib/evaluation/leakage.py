@@ -3,12 +3,13 @@
 import numpy as np
 import pandas as pd
 from imblearn.over_sampling import RandomOverSampler
-from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from bonelib.evaluation.calibration import Floats
+from bonelib.evaluation.metrics import Labels
 from bonelib.split import assign_folds
 
 PROTOCOLS = ("oversample, then split by image", "split by image", "split by group")
@@ -16,11 +17,7 @@ TEST_SHARE = 0.2
 
 
 def compare_protocols(
-    features: NDArray[np.float64],
-    y: NDArray[np.int64],
-    groups: pd.Series,
-    repeats: int = 20,
-    seed: int = 0,
+    features: Floats, y: Labels, groups: pd.Series, repeats: int = 20, seed: int = 0
 ) -> pd.DataFrame:
     """`protocol`, `repeat`, `accuracy` of the nearest neighbour (k = 1), one row per split.
 

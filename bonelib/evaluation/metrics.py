@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import confusion_matrix
 
-from bonelib.config import CLASSES
 from bonelib.evaluation.calibration import Floats, bin_membership
 from bonelib.messages import DataError
 
@@ -15,7 +14,6 @@ Labels = NDArray[np.int64]
 Names = Sequence[str]
 # Metrics under R rows of weights by name: (R,), or {class name: (R,)}.
 Scores = dict[str, Any]
-DEFAULT_READOUTS = ("low bone mass vs normal", "osteoporosis vs rest")
 
 
 def map_leaves(function: Callable[..., Any], first: Scores, *others: Scores) -> Scores:
@@ -98,8 +96,8 @@ def weighted_scores(
     surprise = -np.log(probabilities[np.arange(images), y].clip(1e-15))
     gaps = bin_membership(confidence) * (confidence - (predicted == y))[:, None]  # (N, bins)
     binary = {
-        f"{name}: AUROC": _auroc(probabilities[:, cut:].sum(1), y >= cut, weights)
-        for cut, name in enumerate(_readout_names(class_names), 1)
+        f"{name} or worse: AUROC": _auroc(probabilities[:, cut:].sum(1), y >= cut, weights)
+        for cut, name in enumerate(class_names[1:], 1)
     }
     return {
         "accuracy": hits.sum(1) / total,
@@ -118,13 +116,6 @@ def weighted_scores(
         "class_auroc": by_class(auroc),
         "binary": binary,
     }
-
-
-def _readout_names(class_names: Names) -> Sequence[str]:
-    """The names of the cuts between ordered classes, from healthy to ill."""
-    if tuple(class_names) == CLASSES:
-        return DEFAULT_READOUTS
-    return [f"{name} or worse" for name in class_names[1:]]
 
 
 def shift_prevalence(weights: Floats, y: Labels, prevalence: ArrayLike | None) -> Floats:

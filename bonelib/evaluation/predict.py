@@ -1,7 +1,5 @@
 """Images to probabilities, plain or averaged over the test-time views."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

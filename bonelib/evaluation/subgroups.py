@@ -1,9 +1,8 @@
 """Results by part of the test set: classes, subgroups, and models of a cross-validation."""
 
-from __future__ import annotations
-
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from bonelib.evaluation.bootstrap import intervals
@@ -11,12 +10,13 @@ from bonelib.evaluation.metrics import Names, compute_metrics
 from bonelib.evaluation.predict import to_arrays
 
 SUMMARY_METRICS = ["accuracy", "balanced_accuracy", "macro_f1", "auroc", "quadratic_kappa"]
+# Groups that a subgroup must have to be reported.
+SUBGROUP_MINIMUM = 10
 
 
 def count_classes(test: pd.DataFrame, class_names: Names) -> dict[str, Any]:
     """How many images and groups the test rows hold, in all and per class."""
-    by_class = test.groupby("label")[["path", "group"]].nunique()
-    by_class = by_class.reindex(class_names, fill_value=0)
+    by_class = test.groupby("label")[["path", "group"]].nunique().reindex(class_names, fill_value=0)
     return {
         "images": test["path"].nunique(),
         "groups": test["group"].nunique(),
@@ -26,24 +26,25 @@ def count_classes(test: pd.DataFrame, class_names: Names) -> dict[str, Any]:
 
 
 def _categories(values: pd.Series) -> pd.Series:
-    """The values of a metadata column as texts; more than five different numbers as thirds."""
+    """The values of a metadata column as texts; more than five different numbers as halves."""
     if pd.api.types.is_numeric_dtype(values) and values.nunique() > 5:
-        thirds = pd.qcut(values, 3, duplicates="drop", precision=0)
-        values = thirds.map(lambda third: f"{third.left:g} to {third.right:g}", na_action="ignore")
+        middle = values.median()
+        names = [f"up to {middle:g}", f"above {middle:g}"]
+        values = pd.cut(values, [-np.inf, middle, np.inf], labels=names)
     return values.astype(object).where(values.notna(), "not known").astype(str)
 
 
 def subgroup_results(
-    test: pd.DataFrame, metadata: pd.DataFrame, smallest: int, sampling: dict[str, Any]
+    test: pd.DataFrame, metadata: pd.DataFrame, sampling: dict[str, Any]
 ) -> dict[str, Any]:
-    """Results by each metadata column, for subgroups of at least `smallest` groups."""
+    """Results by each metadata column, for subgroups of SUBGROUP_MINIMUM groups or more."""
     known = test[["path"]].merge(metadata.drop_duplicates("path"), "left", "path")
     out = {}
     for column in known.columns.drop("path"):
         blocks = {}
         for name, rows in test.groupby(_categories(known[column])):
             groups = rows["group"].nunique()
-            if groups >= smallest:
+            if groups >= SUBGROUP_MINIMUM:
                 results = intervals(*to_arrays(rows, sampling["class_names"]), **sampling)
                 summary = {metric: results[metric] for metric in SUMMARY_METRICS}
                 blocks[name] = {"images": len(rows), "groups": groups, **summary}
@@ -56,8 +57,7 @@ def model_spread(test: pd.DataFrame, class_names: Names) -> dict[str, Any]:
     """Mean and standard deviations of metrics over the models of a cross-validation."""
     models = {}
     for key, rows in test.groupby(["seed", "fold"]):
-        y, probabilities, _ = to_arrays(rows, class_names)
-        models[key] = compute_metrics(y, probabilities, class_names)
+        models[key] = compute_metrics(*to_arrays(rows, class_names)[:2], class_names)
     table = pd.DataFrame(models).loc[SUMMARY_METRICS].T.astype(float)
     by_seed = table.groupby(level=0)
     spread = pd.DataFrame({"mean": table.mean(), "over_folds": by_seed.std().mean()})

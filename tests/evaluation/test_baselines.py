@@ -2,12 +2,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bonelib.config import CLASSES
-from bonelib.evaluation import baselines
+from bonelib.config import CLASSES, Config
+from bonelib.evaluation import baselines, features
 from bonelib.evaluation.evaluate import evaluate
 from bonelib.evaluation.metrics import compute_metrics
 from bonelib.evaluation.predict import probability_columns
-from tests.builders import fold_of, probability_table
+from tests import builders
+from tests.builders import probability_table
 
 COUNT = 180
 IMAGE_BASELINES = ["majority", "intensity", "corners"]
@@ -20,6 +21,11 @@ def labels(class_count=3, seed=0):
 def noise(count=COUNT, seed=1, size=48):
     """Images without any trace of the class."""
     return np.random.default_rng(seed).integers(40, 160, (count, size, size), dtype=np.uint8)
+
+
+def fold_of(images, y, names=CLASSES):
+    """A fold of a run without pretrained weights."""
+    return builders.fold_of(images, y, names, pretrained=False)
 
 
 def auroc(table, name, names=CLASSES):
@@ -60,16 +66,16 @@ def test_intensity_finds_brightness_and_grain_and_nothing_in_noise():
 
 
 def test_local_binary_patterns_of_a_flat_image_are_all_one_pattern():
-    features = baselines.texture_features(np.full((32, 32), 100, np.uint8))
-    assert features.shape == (62,)
-    assert features[100 >> 3] == 1
-    assert features[32:].reshape(3, 10)[:, 8].tolist() == [1, 1, 1]
+    found = features.texture_features(np.full((32, 32), 100, np.uint8))
+    assert found.shape == (62,)
+    assert found[100 >> 3] == 1
+    assert found[32:].reshape(3, 10)[:, 8].tolist() == [1, 1, 1]
 
 
 def test_texture_sees_the_same_in_a_rotated_image():
     image = noise(1)[0]
-    rotated = baselines.texture_features(np.rot90(image).copy())
-    assert np.allclose(rotated, baselines.texture_features(image))
+    rotated = features.texture_features(np.rot90(image).copy())
+    assert np.allclose(rotated, features.texture_features(image))
 
 
 def test_local_binary_patterns_agree_with_neighbours_counted_one_by_one():
@@ -81,8 +87,8 @@ def test_local_binary_patterns_agree_with_neighbours_counted_one_by_one():
             bits = [image[y + radius * dy, x + radius * dx] >= image[y, x] for dy, dx in ring]
             changes = sum(bits[i] != bits[i - 1] for i in range(8))
             counts[sum(bits) if changes <= 2 else 9] += 1
-    features = baselines.texture_features(image)
-    assert features[42:52] == pytest.approx(counts / counts.sum())
+    found = features.texture_features(image)
+    assert found[42:52] == pytest.approx(counts / counts.sum())
 
 
 def test_mark_in_a_corner_is_found_by_the_corners_and_reported_as_a_shortcut():
@@ -103,9 +109,9 @@ def test_corners_do_not_see_the_middle():
     image = noise(1)[0]
     other = image.copy()
     other[12:36, 12:36] = 0
-    features = baselines.corner_features(image)
-    assert features.shape == (32,)
-    assert np.array_equal(features, baselines.corner_features(other))
+    found = features.corner_features(image)
+    assert found.shape == (32,)
+    assert np.array_equal(found, features.corner_features(other))
 
 
 def test_metadata_that_predicts_the_class_is_used_and_the_t_score_is_not():
@@ -153,3 +159,91 @@ def test_training_set_of_one_class_gives_that_class():
     x = np.ones((4, 2))
     probabilities = baselines.logistic_regression(x, np.array([1, 1, 1, 1]), np.ones((3, 2)), 3)
     assert probabilities.tolist() == [[0, 1, 0]] * 3
+
+
+def planted_features(class_count=3, groups=90, width=30, seed=0, signal=2.0):
+    """Features of which one per class shows it, two images per group; labels and groups."""
+    rng = np.random.default_rng(seed)
+    y = np.repeat(np.arange(groups) % class_count, 2)
+    x = rng.normal(size=(len(y), width))
+    x[:, :class_count] += signal * np.eye(class_count)[y]
+    return x, y, np.repeat([f"g{i}" for i in range(groups)], 2)
+
+
+@pytest.mark.parametrize("names", [("Normal", "Osteoporosis"), CLASSES, tuple("abcde")])
+def test_tuned_regression_finds_a_planted_signal_for_any_number_of_classes(names):
+    x, y, groups = planted_features(len(names))
+    probabilities = baselines.tuned_regression(x[60:], y[60:], groups[60:], x[:60], len(names))
+    assert probabilities.sum(1) == pytest.approx(1)
+    assert compute_metrics(y[:60], probabilities, names)["auroc"] > 0.85
+
+
+def chosen_strength(monkeypatch, *arguments):
+    """The strength with which `tuned_regression` predicts."""
+    used = []
+
+    def regression(x_train, y_train, x_test, class_count, strength):
+        used.append(strength)
+        return np.full((len(x_test), class_count), 1 / class_count)
+
+    monkeypatch.setattr(baselines, "logistic_regression", regression)
+    baselines.tuned_regression(*arguments)
+    return used[0]
+
+
+def test_strength_is_chosen_by_balanced_accuracy_between_groups_of_the_training_rows(monkeypatch):
+    x, y, groups = planted_features(width=80, seed=1, signal=1.0)
+    # copies that a split by image would learn by heart
+    x[1::2] = x[::2]
+    scores = {}
+    folds = baselines.assign_folds(y, groups, 5, 0)
+    for strength in baselines.STRENGTHS:
+        results = []
+        for fold in range(5):
+            train, held_out = folds != fold, folds == fold
+            p = baselines.logistic_regression(x[train], y[train], x[held_out], 3, strength)
+            results.append(compute_metrics(y[held_out], p, CLASSES)["balanced_accuracy"])
+        scores[strength] = np.mean(results)
+    assert len(set(scores.values())) > 1
+    found = chosen_strength(monkeypatch, x, y, groups, x, 3)
+    assert found == max(scores, key=scores.get)
+
+
+def test_strength_does_not_depend_on_test_rows(monkeypatch):
+    x, y, groups = planted_features(seed=2)
+    rows = x[:60], 1000 * x[:60], x[:0]
+    found = [chosen_strength(monkeypatch, x[60:], y[60:], groups[60:], test, 3) for test in rows]
+    assert len(set(found)) == 1
+
+
+def test_class_with_one_group_leaves_the_strength_at_its_default(monkeypatch):
+    x, y, groups = planted_features(seed=3)
+    groups = np.where(y == 2, "one patient", groups)
+    assert chosen_strength(monkeypatch, x, y, groups, x, 3) == 0.1
+
+
+def test_more_features_than_images_constant_ones_and_few_groups_give_no_warning():
+    x, y, groups = planted_features(groups=9, width=400, seed=4)
+    x[:, :100] = 5.0
+    x[:, 100:200] *= 1e6
+    probabilities = baselines.tuned_regression(x, y, groups, x, 3)
+    assert np.isfinite(probabilities).all()
+
+
+def test_frozen_features_are_a_baseline_of_runs_with_pretrained_weights(monkeypatch):
+    y = labels()
+    signal = np.random.default_rng(5).normal(size=(COUNT, 20)) + 2 * np.eye(20)[y]
+    monkeypatch.setattr(baselines, "frozen_features", lambda cfg, images: signal)
+    table = baselines.predict_baselines(builders.fold_of(noise(), y, pretrained=True))
+    assert table["baseline"].unique().tolist() == [*IMAGE_BASELINES, "frozen_features"]
+    assert auroc(table, "frozen_features") > 0.9
+
+
+def test_frozen_features_are_the_pooled_features_of_each_image():
+    cfg = Config(backbone="test_efficientnet", pretrained=False, image_size=48, batch_size=2)
+    images = noise(7)
+    found = features.frozen_features(cfg, images)
+    assert found.shape[0] == 7 and found.ndim == 2 and np.isfinite(found).all()
+    assert np.array_equal(
+        features.cheap_features(cfg, images)[0], features.texture_features(images[0])
+    )

@@ -11,7 +11,7 @@ from tests.builders import draw_predictions
 
 LOSSES = ("brier", "log_loss", "ece")
 PER_CLASS = ("sensitivity", "specificity", "ppv", "npv", "class_auroc")
-READOUTS = {"low bone mass vs normal": 1, "osteoporosis vs rest": 2}
+READOUTS = {"Osteopenia or worse": 1, "Osteoporosis or worse": 2}
 
 
 def leaves(results):
@@ -56,10 +56,7 @@ def written_out(y, probabilities, rows):
             out["npv", name] = np.mean(~true[~called])
         for name, cut in READOUTS.items():
             positive, score = y >= cut, p[:, cut:].sum(1)
-            false, true, _ = sk.roc_curve(positive, score, drop_intermediate=False)
             out["binary", f"{name}: AUROC"] = sk.roc_auc_score(positive, score)
-            best = true[false <= 0.1 + 1e-12].max()
-            out["binary", f"{name}: sensitivity at 90% specificity"] = best
     return out
 
 
@@ -163,7 +160,7 @@ def test_every_metric_of_any_number_of_classes_has_an_interval_around_its_value(
     y, probabilities, group = draw_predictions(21, 60, class_count=class_count)
     results = bootstrap.intervals(y, probabilities, group, names, resamples=60)
     assert all(tuple(results[name]) == names for name in PER_CLASS)
-    assert len(results["binary"]) == 2 * (class_count - 1)
+    assert len(results["binary"]) == class_count - 1
     undefined = {(name, key) for name, key, leaf in leaves(results) if leaf["value"] is None}
     assert undefined == ({("quadratic_kappa", "")} if class_count == 2 else set())
     for name, _, leaf in leaves(results):
@@ -277,16 +274,6 @@ def test_seed_decides_the_resamples_and_1000_of_seed_0_are_the_default():
 
     assert both() == both(resamples=1000, seed=0)
     assert both() != both(seed=1)
-
-
-def test_resampling_in_blocks_changes_nothing(monkeypatch):
-    y, probabilities, group = draw_predictions(17, 20)
-    whole = bootstrap.intervals(y, probabilities, group, CLASSES, resamples=50)
-    for weights in (7 * len(y), 1):
-        monkeypatch.setattr(bootstrap, "MAX_WEIGHTS", weights)
-        blocks = bootstrap.intervals(y, probabilities, group, CLASSES, resamples=50)
-        for (name, key, leaf), (_, _, other) in zip(leaves(whole), leaves(blocks), strict=True):
-            assert other == pytest.approx(leaf), (name, key)
 
 
 def test_model_paired_with_itself_differs_by_nothing():
