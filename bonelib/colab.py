@@ -3,8 +3,6 @@
 Elsewhere, `settings` adds to `Config.load` what earlier notebooks of the run were given.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

@@ -148,7 +148,9 @@ def test_no_artifact_names_a_patient(whole):
     words = [PATIENT.encode(), b"Doe^Jane", b"1950-04-07"]
     paths = [*whole.run.rglob("*"), *whole.cache.rglob("*"), *whole.folder.glob("*.*")]
     files = [path for path in paths if path.is_file()]
-    assert len(files) > 40 and all(word in (whole.data / "metadata.csv").read_bytes() for word in words)
+    assert len(files) > 40 and all(
+        word in (whole.data / "metadata.csv").read_bytes() for word in words
+    )
     for path in files:
         content = path.read_bytes()
         if path.suffix == ".png":

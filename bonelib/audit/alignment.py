@@ -44,7 +44,7 @@ class Texture:
 
     def _layer(self, side: int, band: tuple[float, float], surround: float) -> Layer:
         """Detail between two widths (sigmas, in pixels) divided by its local strength."""
-        grey = _shrink(self.thumbnail, side)
+        grey = shrink(self.thumbnail, side)
         inside = np.zeros((side, side), np.uint8)
         corners = np.array(frame(*self.size, len(self.thumbnail))) * side / len(self.thumbnail)
         top, bottom, left, right = np.round(np.add(corners, (2, -2, 2, -2))).astype(int)
@@ -99,7 +99,7 @@ def describe(a: Texture, b: Texture, affine: Array) -> str:
     angle = np.degrees(np.arctan2(linear[1, 0] - linear[0, 1], linear[0, 0] + linear[1, 1]))
     centre = np.full(2, (COARSE - 1) / 2)
     moved = np.abs(affine[:, :2] @ centre + affine[:, 2] - centre).max()
-    grey, other = (_shrink(texture.thumbnail, COARSE).astype(np.float32) for texture in (a, b))
+    grey, other = (shrink(texture.thumbnail, COARSE).astype(np.float32) for texture in (a, b))
     both = a.coarse[1] * _warp(b.coarse[1], affine) > 0.9
     exposure = np.abs(cv2.blur(grey - _warp(other, affine), (9, 9)))[both]
     words = {
@@ -134,20 +134,20 @@ def _agreement(a: Layer, b: Layer, affine: Array) -> float:
     x, mask = a
     y, there = (_warp(layer, affine) for layer in b)
     both = mask * (there > 0.9)
-    n = _shrink(both)
+    n = shrink(both)
     compared = n > 0.4
-    possible = min((_shrink(mask) > 0.4).sum(), (_shrink(there) > 0.4).sum())
+    possible = min((shrink(mask) > 0.4).sum(), (shrink(there) > 0.4).sum())
     if compared.sum() < max(6, 0.35 * possible):
         return 0.0
     n, x, y = n + 1e-6, x * both, y * both
-    mean_x, mean_y = _shrink(x) / n, _shrink(y) / n
-    covariance = _shrink(x * y) / n - mean_x * mean_y
-    variances = (_shrink(x * x) / n - mean_x**2) * (_shrink(y * y) / n - mean_y**2)
-    correlation = covariance / np.sqrt(np.maximum(variances, 0) + 1e-4)
+    mean_x, mean_y, xx, yy, xy = (shrink(z) / n for z in (x, y, x * x, y * y, x * y))
+    variances = np.maximum((xx - mean_x**2) * (yy - mean_y**2), 0)
+    correlation = (xy - mean_x * mean_y) / np.sqrt(variances + 1e-4)
     return float(np.median(correlation[compared]))
 
 
-def _shrink(x: Array, side: int = 8) -> Array:
+def shrink(x: Array, side: int = 8) -> Array:
+    """(side, side): the means of as many tiles of an image."""
     return cv2.resize(x, (side, side), interpolation=cv2.INTER_AREA)
 
 

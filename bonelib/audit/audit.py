@@ -1,19 +1,16 @@
 """What is wrong with the data: copies, conflicts, groups, defects, shortcuts, and what is left."""
 
-import dataclasses
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from bonelib.audit import copies, defects, shortcuts
 from bonelib.config import Config, present_classes
-from bonelib.data.catalog import Catalog, has_issue, usable
+from bonelib.data.catalog import CATALOG_COLUMNS, Catalog, has_issue, usable
 from bonelib.data.metadata import suggested_patient_regex
 from bonelib.messages import Finding, sort_findings
 from bonelib.split import label_indices
-
-NamedCopies = list[tuple[int, int, str]]
 
 
 def audit(catalog: Catalog, cfg: Config) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -29,17 +26,15 @@ def audit(catalog: Catalog, cfg: Config) -> tuple[pd.DataFrame, dict[str, Any]]:
     named = copies.copies_by_name(rows["path"].tolist())
     clusters = _clusters(rows, pairs)
     rows["issues"] = _issues(rows, catalog, clusters)
-    rows["group"] = _groups(rows, pairs, named)
-    table = catalog.table.drop(columns="coloured")
-    table["issues"] = np.where(readable, "", "unreadable")
-    for column in ("issues", "group"):
-        table.loc[readable, column] = rows[column].to_numpy()
+    links = list(zip(pairs["a"], pairs["b"], strict=True))
+    rows["group"] = _groups(rows, links + [(a, b) for a, b, _ in named])
+    table = catalog.table.drop(columns="coloured").assign(issues="unreadable", group="")
+    table.loc[readable, ["issues", "group"]] = rows[["issues", "group"]].to_numpy()
     used = rows[usable(rows)]
     class_names = present_classes(cfg, used["label"])
     y = label_indices(used["label"], class_names)
     suspects = shortcuts.measure_suspects(used, catalog.thumbnails[used.index])
-    first = table.columns.get_loc("issues") + 1
-    extra = [column for column in table.columns[first:] if column != "given_split"]
+    extra = [column for column in table if column not in (*CATALOG_COLUMNS, "given_split")]
     paths = rows["path"].tolist()
     results = {
         "counts": count_exclusions(table),
@@ -53,21 +48,16 @@ def audit(catalog: Catalog, cfg: Config) -> tuple[pd.DataFrame, dict[str, Any]]:
         "metadata": {"odd": defects.odd_values(rows, extra), "unmatched": catalog.unmatched},
     }
     findings = sort_findings(_findings(results, catalog, paths))
-    return table, results | {"findings": [dataclasses.asdict(finding) for finding in findings]}
+    return table, results | {"findings": [asdict(finding) for finding in findings]}
 
 
 def count_exclusions(table: pd.DataFrame) -> dict[str, int]:
     """How many images are left after each exclusion."""
-    readable = table["status"] == "ok"
-    unique = readable & ~has_issue(table, "copy")
-    steps = {
-        "found": table["status"].notna(),
-        "readable": readable,
-        "unique": unique,
-        "unconflicted": unique & ~has_issue(table, "conflict"),
-        "used": usable(table),
-    }
-    return {step: int(kept.sum()) for step, kept in steps.items()}
+    readable = table[table["status"] == "ok"]
+    unique = readable[~has_issue(readable, "copy")]
+    unconflicted = unique[~has_issue(unique, "conflict")]
+    counts = {"found": len(table), "readable": len(readable), "unique": len(unique)}
+    return counts | {"unconflicted": len(unconflicted), "used": int(usable(table).sum())}
 
 
 def _clusters(rows: pd.DataFrame, pairs: pd.DataFrame) -> list[dict[str, Any]]:
@@ -77,12 +67,11 @@ def _clusters(rows: pd.DataFrame, pairs: pd.DataFrame) -> list[dict[str, Any]]:
     clusters = []
     for number, links in pairs.groupby(numbers[pairs["a"]], sort=False):
         cluster = members.get_group(number)
-        largest = cluster.sort_values(["pixels", "bytes"], ascending=False)
         clusters.append(
             {
                 "paths": cluster["path"].tolist(),
                 "labels": cluster["label"].tolist(),
-                "kept": largest["path"].iloc[0],
+                "kept": cluster.sort_values(["pixels", "bytes"], ascending=False)["path"].iloc[0],
                 "kinds": sorted(set("; ".join(links["kind"]).split("; "))),
                 "confidence": round(float(links["confidence"].min()), 3),
                 "conflict": cluster["label"].nunique() > 1,
@@ -105,14 +94,13 @@ def _issues(rows: pd.DataFrame, catalog: Catalog, clusters: list[dict[str, Any]]
     return issues
 
 
-def _groups(rows: pd.DataFrame, pairs: pd.DataFrame, named: NamedCopies) -> list[str]:
+def _groups(rows: pd.DataFrame, links: list[tuple[int, int]]) -> list[str]:
     """A short id for each row, the same for copies and for images of one patient, transitively."""
-    links = [*zip(pairs["a"], pairs["b"], strict=True), *((a, b) for a, b, _ in named)]
-    patients = rows["patient"].where(rows["patient"] != "")
-    for members in rows.groupby(patients).indices.values():
-        links += [(members[0], other) for other in members[1:]]
-    numbers = pd.factorize(copies.join_links(len(rows), links))[0]
-    return [f"g{number:05d}" for number in numbers]
+    codes, patients = pd.factorize(rows["patient"].where(rows["patient"] != ""))
+    # each patient is one more item, to which the images are linked
+    own = [(i, len(rows) + code) for i, code in enumerate(codes) if code >= 0]
+    numbers = copies.join_links(len(rows) + len(patients), links + own)[: len(rows)]
+    return [f"g{number:05d}" for number in pd.factorize(numbers)[0]]
 
 
 def _defects(table: pd.DataFrame) -> dict[str, list[str]]:
@@ -123,24 +111,20 @@ def _defects(table: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def _findings(results: dict[str, Any], catalog: Catalog, paths: list[str]) -> list[Finding]:
-    conflicts, unmatched = results["conflicts"], catalog.unmatched
-    warnings = []
+    conflicts = results["conflicts"]
+    warnings: list[str | None] = []
     if conflicts:
         images = sum(len(cluster["paths"]) for cluster in conflicts)
-        warnings.append(
-            f"{images:,} images in {len(conflicts):,} clusters of copies have more than one label "
-            "and are not used."
-        )
+        warnings.append(f"Copies with different labels: {images:,} images are not used.")
     for odd in results["metadata"]["odd"]:
         warnings.append(f"{odd['path']}: {odd['column']} {odd['value']} {odd['reason']}.")
     if not results["patients"]:
         warnings.append(suggested_patient_regex(paths))
     if len(paths) > copies.MAX_ANY_ANGLE:
-        limit = f"{copies.MAX_ANY_ANGLE:,}"
-        warnings.append(f"Among more than {limit} images, rotated copies are not found.")
+        warnings.append(f"Above {copies.MAX_ANY_ANGLE:,} images, rotated copies are not found.")
     notes = {
         "files in class folders are no images by their names and were skipped": catalog.skipped,
-        "rows of the metadata or images have no counterpart": unmatched,
+        "rows of the metadata or images have no counterpart": catalog.unmatched,
     }
     found = [Finding("alarm", s["warning"]) for s in results["shortcuts"] if s["warning"]]
     found += [Finding("warning", text) for text in warnings if text]

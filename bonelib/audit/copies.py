@@ -4,16 +4,12 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import PurePosixPath
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.cluster.hierarchy import DisjointSet
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-from bonelib.audit.alignment import SAME_IMAGE, Texture, align, describe
+from bonelib.audit.alignment import SAME_IMAGE, Array, Texture, align, describe
 from bonelib.audit.candidates import Candidate, find_upright
 from bonelib.audit.keypoints import find_any_angle
 from bonelib.data.images import frame
@@ -23,13 +19,12 @@ from bonelib.storage import parallel_map
 # Images up to which copies at any angle are searched for: their SIFT points must fit into memory.
 MAX_ANY_ANGLE = 20_000
 # OP130_aug_0, OP130-aug-0, OP130_augmented_3: made from OP130, which may be in another folder.
-NAMED_AUGMENTED = re.compile(
-    r"^(.+?)[ _-]+(?:aug|augmented|flip|flipped|rot|rotated|mirrored)(?:[ _-]*\d*)$"
-)
+NAMED_AUGMENTED = re.compile(r"(.+?)[ _-]+(aug(mented)?|flip(ped)?|rot(ated)?|mirrored)[ _-]*\d*")
 # x (2), x - Copy, x - Copy (3), x_copy: copies of x, if that is in the same folder.
-NAMED_COPY = re.compile(r"^(.+?)(?: \(\d+\)|[ _-]+copy(?:[ _-]*\(?\d+\)?)?)$")
+NAMED_COPY = re.compile(r"(.+?)( \(\d+\)|[ _-]+copy([ _-]*\(?\d+\)?)?)")
 
-Array = NDArray[Any]
+# Width and height.
+Size = tuple[int, int]
 # Two rows, what was done to the first to get the second, and a confidence 0..1.
 Pair = tuple[int, int, str, float]
 
@@ -48,8 +43,7 @@ def find_copies(
         files = pd.DataFrame({"sha256": range(len(thumbnails)), "width": 1, "height": 1})
     sizes = list(files[["width", "height"]].itertuples(index=False, name=None))
     texture = lru_cache(512)(lambda i: Texture(thumbnails[i], sizes[i]))
-    blank = parallel_map(is_blank, list(thumbnails))
-    rows = np.flatnonzero(~np.array(blank, bool))
+    rows = np.flatnonzero(np.logical_not(parallel_map(is_blank, list(thumbnails))))
     pairs = _identical(thumbnails, rows, files["sha256"].tolist(), sizes)
     rows = np.setdiff1d(rows, [b for _, b, _, _ in pairs])
     if len(rows) > 1:
@@ -59,17 +53,18 @@ def find_copies(
         # one of each set of copies represents all
         rows = np.setdiff1d(rows, [b for _, b, _, _ in pairs])
         pairs += _confirm(find_any_angle(thumbnails, rows), texture, 0.5)
-    columns = {"a": int, "b": int, "kind": str, "confidence": float}
-    found = pd.DataFrame(pairs, columns=list(columns)).astype(columns)
+    found = pd.DataFrame(pairs, columns=["a", "b", "kind", "confidence"])
+    found = found.astype({"a": int, "b": int, "confidence": float})
     found = found.sort_values("confidence", ascending=False, kind="stable")
     return found.drop_duplicates(["a", "b"], ignore_index=True)
 
 
 def join_links(count: int, links: Iterable[tuple[int, int]]) -> Array:
     """(count,) int: the number of each item's cluster; linked items are in one, transitively."""
-    a, b = np.array(list(links), int).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(a)), (a, b)), shape=(count, count))
-    return np.asarray(connected_components(graph, directed=False)[1])
+    linked = DisjointSet(range(count))
+    for a, b in links:
+        linked.merge(a, b)
+    return np.array([linked[item] for item in range(count)], int)
 
 
 def cluster_numbers(
@@ -83,14 +78,14 @@ def cluster_numbers(
 def copies_by_name(paths: Sequence[str]) -> list[tuple[int, int, str]]:
     """Pairs of rows, and the reason, whose names say that they were made from one image."""
     files = [PurePosixPath(path.casefold()) for path in paths]
-    augmented = [NAMED_AUGMENTED.match(file.stem) for file in files]
+    augmented = [NAMED_AUGMENTED.fullmatch(file.stem) for file in files]
     origins = {match[1] for match in augmented if match}
     positions = {file.with_suffix(""): i for i, file in enumerate(files)}
     first: dict[str, int] = {}
     links = []
     for i, (file, match) in enumerate(zip(files, augmented, strict=True)):
         origin = match[1] if match else file.stem
-        copied = NAMED_COPY.match(file.stem)
+        copied = NAMED_COPY.fullmatch(file.stem)
         if origin in origins:
             links.append((first.setdefault(origin, i), i, f"named as made from {origin}"))
         elif copied:
@@ -99,9 +94,9 @@ def copies_by_name(paths: Sequence[str]) -> list[tuple[int, int, str]]:
     return [(source, i, reason) for source, i, reason in links if source != i]
 
 
-def _identical(thumbnails: Array, rows: Array, digests: list[Any], sizes: list[Any]) -> list[Pair]:
+def _identical(thumbnails: Array, rows: Array, digests: list[str], sizes: list[Size]) -> list[Pair]:
     """Each row with the file or the pixels of an earlier one, linked to the earliest."""
-    first: dict[Any, int] = {}
+    first: dict[object, int] = {}
     pairs: list[Pair] = []
     for i in rows.tolist():
         source, kind = first.setdefault(digests[i], i), "same file"

@@ -4,18 +4,13 @@ SIFT (doi:10.1023/B:VISI.0000029664.99615.94) of the locally normalised image, m
 mirrored; then pairs of images whose matches agree on one angle and follow one map.
 """
 
-from typing import Any
-
 import cv2
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from bonelib.audit.alignment import COARSE, is_plausible, scale_map
+from bonelib.audit.alignment import COARSE, Array, is_plausible, scale_map, shrink
 from bonelib.audit.candidates import Candidate
 from bonelib.storage import parallel_map
-
-Array = NDArray[Any]
 
 # Side at which key points are searched, key points per image, numbers per key point.
 KEYPOINT_SIDE, KEYPOINTS, DIMENSIONS = 144, 96, 32
@@ -41,20 +36,14 @@ def find_any_angle(thumbnails: Array, rows: Array) -> list[Candidate]:
     for mirrored, queries in ((False, vectors), (True, vectors[:, MIRROR])):
         matches = _matches(index, queries @ axes, owner)
         jobs += [(mirrored, some) for some in _agreeing(matches, points, owner, mirrored)]
-    maps = parallel_map(lambda job: _follow(points, job[1], job[0], side), jobs)
-    candidates = []
-    for k in np.argsort([-inliers for _, inliers in maps], kind="stable"):
-        affine, inliers = maps[k]
-        a, b = owner[jobs[k][1][0]].tolist()
-        if inliers >= MIN_INLIERS:
-            candidates.append(Candidate(a, b, scale_map(affine, COARSE / side)))
-    return candidates
+    candidates = parallel_map(lambda job: _follow(points, owner, job[1], job[0], side), jobs)
+    certain = [candidate for candidate in candidates if candidate.inliers >= MIN_INLIERS]
+    return sorted(certain, key=lambda candidate: -candidate.inliers)
 
 
 def _keypoints(thumbnail: Array) -> tuple[Array, Array]:
     """Up to KEYPOINTS places (x, y, size, angle in degrees), and their RootSIFT (K, 128)."""
-    size = (KEYPOINT_SIDE, KEYPOINT_SIDE)
-    grey = cv2.resize(thumbnail, size, interpolation=cv2.INTER_AREA).astype(np.float32)
+    grey = shrink(thumbnail, KEYPOINT_SIDE).astype(np.float32)
     detail = grey - cv2.GaussianBlur(grey, (0, 0), 5)
     local = 128 + 45 * detail / (np.sqrt(cv2.GaussianBlur(detail * detail, (0, 0), 8)) + 6)
     sift = cv2.SIFT.create(nfeatures=3 * KEYPOINTS, contrastThreshold=0.02, edgeThreshold=20)
@@ -86,8 +75,7 @@ def _agreeing(matches: Array, points: Array, owner: Array, mirrored: bool) -> li
     near = np.abs(np.log2(size[:, 1] / size[:, 0])) < 0.8
     rotation = angle[:, 1] + angle[:, 0] if mirrored else angle[:, 1] - angle[:, 0]
     table = pd.DataFrame(owner[matches], columns=["a", "b"])
-    table["sector"] = (rotation % 360 // 30).astype(int)
-    table = table[near]
+    table = table.assign(sector=(rotation % 360 // 30).astype(int))[near]
     table = table[table.groupby(["a", "b"])["sector"].transform("size") >= MIN_VOTES]
     agreeing = []
     for _, sector in table.groupby(["a", "b"])["sector"]:
@@ -99,8 +87,8 @@ def _agreeing(matches: Array, points: Array, owner: Array, mirrored: bool) -> li
     return agreeing
 
 
-def _follow(points: Array, matches: Array, mirrored: bool, side: int) -> tuple[Array, int]:
-    """The map (2, 3) that most of the matches follow (RANSAC), and how many do.
+def _follow(points: Array, owner: Array, matches: Array, mirrored: bool, side: int) -> Candidate:
+    """The two images of the matches, with the map that most of them follow (RANSAC).
 
     A copy that was rotated and then squeezed to a square needs a full affine map.
     """
@@ -112,4 +100,5 @@ def _follow(points: Array, matches: Array, mirrored: bool, side: int) -> tuple[A
         affine, inliers = estimate(here, there, ransacReprojThreshold=0.02 * side, maxIters=500)
         if affine is not None and is_plausible(affine) and inliers.sum() > most:
             best, most = affine @ mirror, int(inliers.sum())
-    return best, most
+    a, b = owner[matches[0]].tolist()
+    return Candidate(a, b, scale_map(best, COARSE / side), most)

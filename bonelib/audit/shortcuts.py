@@ -1,11 +1,12 @@
 """How well the class can be predicted from what is not bone: file, size, borders, metadata."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from bonelib.audit.alignment import Array
 from bonelib.audit.candidates import Box, trim_border
 from bonelib.data.images import frame
 from bonelib.data.metadata import metadata_columns
@@ -20,10 +21,9 @@ MAX_IMAGES = 4000
 MIN_AUROC = 0.6
 
 
-def measure_suspects(rows: pd.DataFrame, thumbnails: NDArray[np.uint8]) -> pd.DataFrame:
+def measure_suspects(rows: pd.DataFrame, thumbnails: Array) -> pd.DataFrame:
     """What is not bone in each image, one column per suspect, texts or numbers."""
-    sizes = zip(rows["width"], rows["height"], strict=True)
-    frames = [frame(width, height, thumbnails.shape[1]) for width, height in sizes]
+    frames = [frame(row.width, row.height, thumbnails.shape[1]) for row in rows.itertuples()]
     measured = [_measure(image, box) for image, box in zip(thumbnails, frames, strict=True)]
     numbers = rows[["width", "height", "bytes"]].rename(columns={"bytes": "file size"})
     suspects = [
@@ -37,19 +37,14 @@ def measure_suspects(rows: pd.DataFrame, thumbnails: NDArray[np.uint8]) -> pd.Da
 
 
 def find_shortcuts(
-    suspects: pd.DataFrame,
-    y: NDArray[np.int64],
-    groups: pd.Series,
-    class_names: tuple[str, ...],
-    seed: int = 0,
+    suspects: pd.DataFrame, y: Array, groups: pd.Series, class_names: Sequence[str], seed: int = 0
 ) -> list[dict[str, Any]]:
     """For each column of `suspects`: `name`, `auroc` with `low`, `high`, and `warning` or None.
 
     A suspect gets a warning only if the interval of a grouped cross-validation excludes chance.
     """
     if len(suspects) > MAX_IMAGES:
-        chosen = np.random.default_rng(seed).choice(len(suspects), MAX_IMAGES, replace=False)
-        chosen.sort()
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(suspects))[:MAX_IMAGES])
         suspects, y, groups = suspects.iloc[chosen], y[chosen], groups.iloc[chosen]
     counts = groups.groupby(y).nunique()
     if len(counts) < max(2, len(class_names)) or counts.min() < 2:
@@ -66,7 +61,7 @@ def find_shortcuts(
     return found
 
 
-def _measure(thumbnail: NDArray[np.uint8], box: Box) -> dict[str, float]:
+def _measure(thumbnail: Array, box: Box) -> dict[str, float]:
     top, bottom, left, right = box
     image = thumbnail[top:bottom, left:right]
     top, bottom, left, right = trim_border(thumbnail, box)
@@ -77,17 +72,14 @@ def _measure(thumbnail: NDArray[np.uint8], box: Box) -> dict[str, float]:
     }
 
 
-def _out_of_fold(
-    column: pd.DataFrame, y: NDArray[np.int64], folds: NDArray[np.int64], class_count: int
-) -> NDArray[np.float64]:
-    """Probabilities (N, K) of logistic regression on one suspect and, for numbers, its square."""
+def _out_of_fold(column: pd.DataFrame, y: Array, folds: Array, class_count: int) -> Array:
+    """Probabilities (N, K) of logistic regression on one suspect and its square."""
     probabilities = np.zeros((len(y), class_count))
     for fold in np.unique(folds):
         train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         x_train, x_test = encode_metadata(column.iloc[train], column.iloc[test], list(column))
-        if list(column) != ["file format"]:
-            # a class may be in the middle of the range
-            x_train, x_test = (np.hstack([x, np.square(x)]) for x in (x_train, x_test))
+        # a class may be in the middle of the range
+        x_train, x_test = (np.hstack([x, np.square(x)]) for x in (x_train, x_test))
         probabilities[test] = logistic_regression(x_train, y[train], x_test, class_count)
     return probabilities
 

@@ -1,13 +1,11 @@
 """What simpler methods reach: majority class, texture, metadata, corners, frozen features."""
 
-import warnings
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.compose import make_column_transformer
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
@@ -21,6 +19,7 @@ from bonelib.evaluation.metrics import Labels
 from bonelib.evaluation.predict import probability_columns
 from bonelib.split import Fold, assign_folds
 
+# Newton steps converge where there are more features than images, and C is large.
 REGRESSION = {"class_weight": "balanced", "solver": "newton-cg", "max_iter": 2000}
 # What tuning chooses the strength C of the regression from.
 STRENGTHS = np.logspace(-4, 1, 6)
@@ -55,8 +54,10 @@ def logistic_regression(
 def _inner_folds(y: Labels, groups: NDArray[Any]) -> list[tuple[Labels, Labels]]:
     """Rows to fit on and rows to score on, every class in both; [] if a class has one group."""
     labels = set(y.tolist())
-    count = min(INNER_FOLDS, *(len(set(groups[y == label])) for label in labels))
-    folds = assign_folds(y, groups, count, seed=0) if count > 1 else y * 0
+    count = min(INNER_FOLDS, min(len(set(groups[y == label])) for label in labels))
+    if count < 2:
+        return []
+    folds = assign_folds(y, groups, count, seed=0)
     pairs = [(np.flatnonzero(folds != k), np.flatnonzero(folds == k)) for k in range(count)]
     return [pair for pair in pairs if all(set(y[rows].tolist()) == labels for rows in pair)]
 
@@ -70,15 +71,11 @@ def tuned_regression(
     group on both sides; 0.1 if a class has fewer than two groups.
     """
     strength, folds = 0.1, _inner_folds(y_train, groups_train)
-    with warnings.catch_warnings():
-        # A fit that stops early is a candidate like any other.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        if folds:
-            choices, score = {"logisticregression__C": STRENGTHS}, "balanced_accuracy"
-            search = GridSearchCV(_regression(strength), choices, cv=folds, scoring=score)
-            search.fit(x_train, y_train)
-            strength = search.best_params_["logisticregression__C"]
-        return logistic_regression(x_train, y_train, x_test, class_count, strength)
+    if folds:
+        choices, score = {"logisticregression__C": STRENGTHS}, "balanced_accuracy"
+        search = GridSearchCV(_regression(strength), choices, cv=folds, scoring=score, refit=False)
+        strength = search.fit(x_train, y_train).best_params_["logisticregression__C"]
+    return logistic_regression(x_train, y_train, x_test, class_count, strength)
 
 
 def encode_metadata(train: pd.DataFrame, test: pd.DataFrame, columns: list[str]) -> list[Floats]:
@@ -130,8 +127,7 @@ def predict_baselines(fold: Fold, table: pd.DataFrame | None = None) -> pd.DataF
         probabilities["frozen_features"] = tuned_regression(x[train], y, groups, x[test], count)
     rows = fold.splits.iloc[test][["path", "label", "group"]].reset_index(drop=True)
     columns = probability_columns(fold.class_names)
-    tables = [
-        rows.assign(baseline=name).join(pd.DataFrame(values, columns=columns))
-        for name, values in probabilities.items()
-    ]
+    tables = []
+    for name, values in probabilities.items():
+        tables.append(rows.assign(baseline=name).join(pd.DataFrame(values, columns=columns)))
     return pd.concat(tables, ignore_index=True)

@@ -34,9 +34,10 @@ def frozen_features(cfg: Config, images: Pixels) -> Floats:
     """(N, D): the pooled last feature map of the pretrained backbone; images: (N, S, S) uint8."""
     net = build(cfg, 2).to(device())
     net.backbone.reset_classifier(0)
-    options = {"batch_size": 2 * cfg.batch_size, "precision": precision(cfg, device())}
+    mode = precision(cfg, device())
     # Without a classifier the backbone returns its features in place of logits.
-    return logits(net, images, **options)[0].astype(np.float64)
+    features = logits(net, images, batch_size=2 * cfg.batch_size, precision=mode)
+    return features[0].astype(np.float64)  # (N, D)
 
 
 def texture_features(image: Pixels) -> Floats:

@@ -18,10 +18,10 @@ BASELINE_NAMES = {
 SMALL_CLASS, MIN_PATIENTS = 10, 5
 # Width of an interval of AUROC above which it decides nothing.
 MAX_WIDTH = 0.2
-# What the training or validation set may not share with the test set. `_image` is a column of the
-# catalog with one number per set of copies, `_cluster` the number of the audit's cluster; the
-# underscores keep metadata of the same name apart.
-LEAK_COLUMNS = ("group", "_group", "_cluster", "_image", "sha256", "patient")
+# What the training or validation set may not share with the test set: `group` of the catalog and
+# `_group` of the splits, `_cluster` of audit.json, `_image` (one number per set of images that are
+# the same when compared again), and `_file` (sha256). Metadata never has these names.
+LEAK_COLUMNS = ("group", "_group", "_cluster", "_image", "_file", "patient")
 
 
 def format_interval(leaf: dict[str, Any] | None, signed: bool = False) -> str:
@@ -111,6 +111,7 @@ def leak_findings(
     """
     table = splits.rename(columns={"group": "_group"})
     if catalog is not None:
+        catalog = catalog.rename(columns={"sha256": "_file"})
         columns = [name for name in LEAK_COLUMNS if name in catalog]
         table = table.merge(catalog[["path", *columns]].drop_duplicates("path"), "left", "path")
     clusters = enumerate((audit or {}).get("clusters", []))
@@ -121,6 +122,7 @@ def leak_findings(
         known = table[table[column].notna() & (table[column].astype(str) != "")]
         shared = int(((known["split"] == "test").groupby(known[column]).nunique() > 1).sum())
         if shared:
-            text = f"Leak: {shared} values of {column.strip('_')} are in test and another split"
+            things = column.removeprefix("_") + "s"
+            text = f"Leak: {shared} {things} are in the test set and in another split"
             found.append(Finding("alarm", f"{text}. Test results are too high: split again."))
     return list(dict.fromkeys(found))

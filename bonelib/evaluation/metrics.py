@@ -70,14 +70,21 @@ def _quadratic_kappa(matrix: Floats) -> Floats:
     return np.asarray(1 - (matrix * squares).sum((1, 2)) / (expected * squares).sum((1, 2)))
 
 
+def _binary_scores(y: Labels, probabilities: Floats, weights: Floats, class_names: Names) -> Scores:
+    """The AUROC of each cut between the ordered classes, by its name: (R,) each."""
+    return {
+        f"{name} or worse: AUROC": _auroc(probabilities[:, cut:].sum(1), y >= cut, weights)
+        for cut, name in enumerate(class_names[1:], 1)
+    }
+
+
 @np.errstate(invalid="ignore")
 def weighted_scores(
     y: Labels, probabilities: Floats, weights: Floats, class_names: Names
 ) -> Scores:
     """Every metric under each row of `weights` (R, N): (R,), per-class ones {class: (R,)}.
 
-    Under "binary" is the AUROC of each cut between the ordered classes, by its name. Inputs must
-    have passed `check_inputs`; what is not defined is NaN.
+    Inputs must have passed `check_inputs`; what is not defined is NaN.
     """
 
     def by_class(values: Floats) -> dict[str, Floats]:
@@ -92,13 +99,8 @@ def weighted_scores(
     rejected = total[:, None] - true_count - predicted_count + hits
     f1 = 2 * hits / (true_count + predicted_count)
     auroc = np.stack([_auroc(probabilities[:, c], y == c, weights) for c in range(classes)], 1)
-    squared_errors = np.square(probabilities - np.eye(classes)[y]).sum(1)
     surprise = -np.log(probabilities[np.arange(images), y].clip(1e-15))
     gaps = bin_membership(confidence) * (confidence - (predicted == y))[:, None]  # (N, bins)
-    binary = {
-        f"{name} or worse: AUROC": _auroc(probabilities[:, cut:].sum(1), y >= cut, weights)
-        for cut, name in enumerate(class_names[1:], 1)
-    }
     return {
         "accuracy": hits.sum(1) / total,
         "balanced_accuracy": _defined_mean(hits / true_count),
@@ -106,7 +108,7 @@ def weighted_scores(
         "weighted_f1": np.nansum(f1 * true_count, 1) / total,
         "auroc": _defined_mean(auroc),
         "quadratic_kappa": _quadratic_kappa(matrix),
-        "brier": weights @ squared_errors / total,
+        "brier": weights @ np.square(probabilities - np.eye(classes)[y]).sum(1) / total,
         "log_loss": weights @ surprise / total,
         "ece": np.abs(weights @ gaps).sum(1) / total,
         "sensitivity": by_class(hits / true_count),
@@ -114,7 +116,7 @@ def weighted_scores(
         "ppv": by_class(hits / predicted_count),
         "npv": by_class(rejected / (total[:, None] - predicted_count)),
         "class_auroc": by_class(auroc),
-        "binary": binary,
+        "binary": _binary_scores(y, probabilities, weights, class_names),
     }
 
 

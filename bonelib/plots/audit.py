@@ -1,7 +1,5 @@
 """Figures of the audit, from the content of audit.json."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Figures of the test results, from metrics.json's content and predictions."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath

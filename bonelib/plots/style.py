@@ -1,7 +1,5 @@
 """The look of every figure, its class colours, and the report section that it belongs to."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from pathlib import Path

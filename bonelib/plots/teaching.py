@@ -1,7 +1,5 @@
 """Figures of the steps that a notebook writes out by hand."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Figures of classes, images and training, from tables and arrays."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

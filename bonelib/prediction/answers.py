@@ -1,7 +1,5 @@
 """New images to a predicted class, or to a person: the mean of a run's calibrated models."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A page in the browser that predicts one image at a time (Gradio): for teaching."""
 
-from __future__ import annotations
-
 import atexit
 import os
 import re

@@ -3,8 +3,6 @@
 Memory does not grow with the number of images, except for the list of their names.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -3,8 +3,6 @@
 Grey images (B, 1, S, S) uint8 in, calibrated probabilities (B, K) out.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import json

@@ -1,7 +1,5 @@
 """report.html and MODEL_CARD.md: what the artifacts of a run say, for a person to read."""
 
-from __future__ import annotations
-
 import base64
 import csv
 import re

@@ -1,7 +1,5 @@
 """Checkpoints: written atomically, checked by hash when read, and resumed from exactly."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import dataclass, field, fields
 from pathlib import Path

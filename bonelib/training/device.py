@@ -1,7 +1,5 @@
 """Where training and prediction run, and in which precision."""
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import sys

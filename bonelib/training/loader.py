@@ -1,7 +1,5 @@
 """Batches that depend on (seed, epoch, image) alone, never on loader processes or GPUs."""
 
-from __future__ import annotations
-
 import mmap
 import os
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """The training loop: mixed precision, warm restarts, averaged weights, early stopping, resume."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import math

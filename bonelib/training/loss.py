@@ -1,7 +1,5 @@
 """The loss: cross-entropy with class weights and label smoothing."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

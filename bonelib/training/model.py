@@ -1,11 +1,9 @@
 """The model: a timm backbone that takes grey images; built, frozen, saved and loaded."""
 
-from __future__ import annotations
-
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import timm
 import torch
@@ -53,7 +51,7 @@ class Net(nn.Module):
         self.frozen_norms = [n for n in norms if n.affine and not n.weight.requires_grad]
         self.train(self.training)
 
-    def train(self, mode: bool = True) -> Net:
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         for norm in self.frozen_norms:
             norm.eval()

@@ -56,7 +56,10 @@ def test_a_number_far_from_all_others_is_odd_and_a_high_one_is_not():
 
 
 def test_an_impossible_age_is_odd_and_a_missing_one_is_not():
-    assert odd("age", [50, 51, 52, -4, None, *range(53, 60), 121]) == [("3.png", -4), ("12.png", 121)]
+    assert odd("age", [50, 51, 52, -4, None, *range(53, 60), 121]) == [
+        ("3.png", -4),
+        ("12.png", 121),
+    ]
     assert odd("z_score", [0.5, 0.1, 0.2, -0.4, None, 0.3, -0.1, 0.0, -0.2]) == []
 
 

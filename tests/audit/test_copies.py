@@ -1,0 +1,207 @@
+"""Copies are found whatever was done to them, and different images stay apart."""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from bonelib.audit.copies import cluster_numbers, copies_by_name, find_copies, join_links
+from bonelib.data import images
+from bonelib.data.images import letterbox
+from bonelib.data.sample import make_sample
+
+# Real images with a copy among the others.
+REAL_COPIES = {f"osteophenia/{n}.png" for n in (48, 54)} | {
+    f"osteoporosis/{n}.png" for n in (13, 41)
+}
+REAL_COPIES |= {f"Normal/{n}.png" for n in (32, 34, 43, 45, 46)}
+
+
+def jpeg(image, quality):
+    return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], 0)
+
+
+def exposed(image, gamma=1.0, gain=1.0, lift=0):
+    return np.clip(255 * gain * (image / 255.0) ** gamma + lift, 0, 255).astype(np.uint8)
+
+
+def shrunk(image, size):
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def rotated(image, rng, border=cv2.BORDER_CONSTANT):
+    """At any angle, zoomed by 0.8 to 1.25 and shifted by up to 10%."""
+    h, w = image.shape
+    centre, zoom = ((w - 1) / 2, (h - 1) / 2), rng.uniform(0.8, 1.25)
+    affine = cv2.getRotationMatrix2D(centre, rng.uniform(-180, 180), zoom)
+    affine[:, 2] += rng.uniform(-0.1, 0.1, 2) * (w, h)
+    return cv2.warpAffine(np.ascontiguousarray(image), affine, (w, h), borderMode=border)
+
+
+def margins(image, rng):
+    """Up to 10% of each side: top, bottom, left, right."""
+    return (rng.uniform(0, 0.1, 4) * np.repeat(image.shape, 2)).astype(int)
+
+
+def padded(image, rng):
+    return cv2.copyMakeBorder(image, *margins(image, rng).tolist(), cv2.BORDER_CONSTANT)
+
+
+def cropped(image, rng):
+    top, bottom, left, right = margins(image, rng)
+    return image[top : image.shape[0] - bottom, left : image.shape[1] - right]
+
+
+def drawn_over(image, rng):
+    """With a white box, a text and a line."""
+    h, w = image.shape
+    across, down = rng.uniform(0.1, 0.6, 2)
+    corner, opposite = (across * w, down * h), ((across + 0.2) * w, (down + 0.1) * h)
+    corners = [tuple(map(int, point)) for point in (corner, opposite)]
+    drawn = cv2.rectangle(image.copy(), *corners, 255, -1)
+    place, font = (w // 10, int(0.9 * h)), cv2.FONT_HERSHEY_SIMPLEX
+    drawn = cv2.putText(drawn, "R 12", place, font, h / 150, 255, max(2, h // 80))
+    return cv2.line(drawn, (0, int(0.4 * h)), (w, int(0.5 * h)), 230, max(1, h // 150))
+
+
+# What is done to an image, and the smallest recall.
+KINDS = {
+    "same": (lambda image, rng: image, 0.98),
+    "mirrored": (lambda image, rng: image[:, ::-1], 0.98),
+    "flipped": (lambda image, rng: image[::-1], 0.98),
+    "mirrored and flipped": (lambda image, rng: image[::-1, ::-1], 0.98),
+    "quarter rotation": (lambda image, rng: np.rot90(image), 0.98),
+    "halved": (lambda image, rng: shrunk(image, (image.shape[1] // 2, image.shape[0] // 2)), 0.98),
+    "squared": (lambda image, rng: shrunk(image, (224, 224)), 0.98),
+    "jpeg 30": (lambda image, rng: jpeg(image, 30), 0.98),
+    "brighter": (lambda image, rng: exposed(image, gain=1.2, lift=15), 0.98),
+    "darker": (lambda image, rng: exposed(image, gain=0.7), 0.98),
+    "gamma 0.7": (lambda image, rng: exposed(image, gamma=0.7), 0.98),
+    "gamma 1.5": (lambda image, rng: exposed(image, gamma=1.5), 0.98),
+    "padded": (padded, 0.98),
+    "cropped": (cropped, 0.90),
+    "drawn over": (drawn_over, 0.90),
+    "any angle": (rotated, 0.95),
+    "any angle, mirrored": (lambda image, rng: rotated(image[:, ::-1], rng), 0.95),
+    "any angle, reflected": (lambda image, rng: rotated(image, rng, cv2.BORDER_REFLECT_101), 0.95),
+    "any angle, small": (lambda image, rng: jpeg(rotated(letterbox(image, 224), rng), 60), 0.90),
+    "any angle, squared": (lambda image, rng: shrunk(rotated(image, rng), (224, 224)), 0.90),
+}
+
+
+@pytest.fixture(scope="module")
+def distinct(tmp_path_factory):
+    """60 different images: synthetic ones and, where present, 15 of each real set."""
+    folder = make_sample(tmp_path_factory.mktemp("sample"), images=128)
+    planted = set(pd.read_json(folder / "planted.json")["path"])
+    # one image per patient
+    table = pd.read_csv(folder / "metadata.csv").drop_duplicates("patient_id")
+    paths = [folder / path for path in table["image"] if path not in planted]
+    for name in ("spine_dxa", "knee_xray"):
+        root = Path(os.environ.get("BONELIB_REAL", "absent")) / "data" / name
+        files = sorted(root.glob("*/*"))
+        real = [p for p in files if p.relative_to(root).as_posix() not in REAL_COPIES]
+        paths = real[:: max(1, len(real) // 15)][:15] + paths
+    assert len(paths) >= 60
+    return [images.read(path, 600) for path in paths[:60]]
+
+
+def files_of(originals):
+    heights, widths = zip(*(image.shape for image in originals), strict=True)
+    return pd.DataFrame({"sha256": range(len(widths)), "width": widths, "height": heights})
+
+
+def thumbnails_of(originals):
+    return np.stack([letterbox(np.ascontiguousarray(image), 224) for image in originals])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_copy_is_joined_with_its_original_and_nothing_else(distinct, kind):
+    make, least = KINDS[kind]
+    rng = np.random.default_rng(3)
+    n = len(distinct)
+    both = distinct + [np.ascontiguousarray(make(image, rng)) for image in distinct]
+    order = rng.permutation(2 * n)
+    shuffled = [both[i] for i in order]
+    numbers = np.empty(2 * n, int)
+    numbers[order] = cluster_numbers(thumbnails_of(shuffled), files_of(shuffled))
+    right = (numbers[:n] == numbers[n:]).sum()
+    joined = sum(size * (size - 1) // 2 for size in np.bincount(numbers))
+    assert right / n >= least
+    assert right / joined >= 0.98
+
+
+def test_without_the_search_at_any_angle_flips_scales_and_exposure_are_still_found(distinct):
+    n = len(distinct)
+    copied = [exposed(image[:, ::-1], gamma=0.8) for image in distinct]
+    copied = [shrunk(image, (image.shape[1] // 2, image.shape[0] // 2)) for image in copied]
+    both = distinct + copied
+    pairs = find_copies(thumbnails_of(both), files_of(both), any_angle=False)
+    assert set(zip(pairs["a"], pairs["b"], strict=True)) == {(i, n + i) for i in range(n)}
+
+
+def test_a_copy_is_described_in_words(distinct):
+    image = distinct[-1]
+    changed = {
+        "same pixels": image,
+        "mirrored": image[:, ::-1],
+        "flipped": image[::-1],
+        "rotated 90°": np.rot90(image),
+        "exposure changed": exposed(image, 0.6),
+        "exported again": jpeg(image, 80),
+        "resized": shrunk(image, (image.shape[1] // 2, image.shape[0] // 2)),
+    }
+    for words, copy in changed.items():
+        pair = find_copies(thumbnails_of([image, copy]), files_of([image, copy]))
+        assert pair["kind"].tolist() == [words]
+        assert 0.86 <= pair["confidence"][0] <= 1
+
+
+def test_the_same_file_is_a_copy_whatever_its_thumbnail(distinct):
+    files = files_of(distinct[:3]).assign(sha256=["x", "y", "x"])
+    (pair,) = find_copies(thumbnails_of(distinct[:3]), files).to_dict("records")
+    assert pair == {"a": 0, "b": 2, "kind": "same file", "confidence": 1.0}
+
+
+def test_blank_images_are_no_copies():
+    assert find_copies(np.zeros((3, 224, 224), np.uint8)).empty
+    assert find_copies(np.zeros((0, 224, 224), np.uint8)).empty
+
+
+def test_images_without_any_detail_are_no_copies():
+    down, across = np.mgrid[0:224, 0:224].astype(np.uint8)
+    gradients = np.stack([down, across // 2 + 50, np.full_like(down, 7)])
+    assert find_copies(gradients, any_angle=True).empty
+
+
+def test_numbers_are_those_of_clusters_over_all_images(distinct):
+    three = [distinct[0], distinct[1], distinct[0][:, ::-1]]
+    numbers = cluster_numbers(thumbnails_of(three), files_of(three), any_angle=False)
+    assert numbers[0] == numbers[2] != numbers[1]
+
+
+def test_clusters_are_closed_transitively():
+    numbers = join_links(5, [(0, 1), (3, 1)])
+    assert len({numbers[0], numbers[1], numbers[3]}) == 1
+    assert len(set(numbers)) == 3
+    assert len(set(join_links(4, []))) == 4
+
+
+def test_names_link_copies_only_to_images_that_are_there():
+    paths = ["a/OP130.jpg", "b/OP130_aug_0.jpeg", "b/OP130_aug_1.jpeg", "a/img (1).png"]
+    paths += ["a/img (2).png", "a/x.png", "a/x - Copy.png", "a/x (2).png", "b/x (3).png"]
+    links = {(paths[a], paths[b]) for a, b, reason in copies_by_name(paths) if reason}
+    assert links == {
+        ("a/OP130.jpg", "b/OP130_aug_0.jpeg"),
+        ("a/OP130.jpg", "b/OP130_aug_1.jpeg"),
+        ("a/x.png", "a/x - Copy.png"),
+        ("a/x.png", "a/x (2).png"),
+    }
+
+
+def test_augmented_images_are_linked_without_their_original():
+    ((a, b, _),) = copies_by_name(["a/n_aug_1.png", "b/N_AUG_2.png"])
+    assert (a, b) == (0, 1)
