@@ -1,9 +1,10 @@
-"""An epoch of the routine this project replaces, against bonelib's that tells as much: train, validate, augmented views.
+"""An epoch of the usual notebook against bonelib's: train, validate, predict augmented views.
 
 python benchmarks/bench_epoch.py [--rounds 3] [--backbone efficientnet_b3]
 
-The plain routine trains, validates, and then predicts the validation images ten times over, one at a time, each epoch.
-bonelib is asked to do the same, and then what it does: the views once, after the last of its epochs.
+The plain way trains, validates, and then predicts the validation images ten times, one at a time,
+in each epoch. bonelib is measured doing the same, and doing what it does by default: the views
+once, after the last epoch.
 """
 
 from __future__ import annotations
@@ -14,74 +15,74 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pictures
 import plain
 import torch
-from bench_training import data
+from bench_training import BACKBONES, make_fold, two_epochs
+from images import image_folder
 from side_by_side import Question, Round, main, process
 from torch.utils.data import DataLoader
 
-from bonelib import model, predict, train
 from bonelib.config import CLASSES, VIEWS, Config
+from bonelib.evaluation.predict import logits
+from bonelib.split import Fold
+from bonelib.training.device import device, precision
+from bonelib.training.loop import fit
+from bonelib.training.model import load_model
 
 GPU = torch.cuda.is_available()
 SIZES = {
-    "full": {"rows": 400 if GPU else 48, "at": 300, "batch": 16, "shrink": 1},
-    "toy": {"rows": 20, "at": 32, "batch": 4, "shrink": 8},
+    "full": {"count": 400 if GPU else 48, "side": 300, "batch": 16, "shrink": 1},
+    "toy": {"count": 20, "side": 32, "batch": 4, "shrink": 8},
 }
-EACH, ONCE = "an epoch: train, validate, ten views", "the same, bonelib's views once in 30 epochs"
-QUESTIONS = {title: Question("s", {"plain": 5}) for title in (EACH, ONCE)}
+EVERY_EPOCH = "an epoch: train, validate, ten views"
+ONCE = "the same, bonelib's views once in 30 epochs"
+QUESTIONS = {title: Question("s", {"plain": 5}) for title in (EVERY_EPOCH, ONCE)}
 
 
-def ours(cfg: Config, splits: pd.DataFrame, pixels: np.ndarray) -> tuple[float, float]:
-    """Seconds of the second epoch, checkpoint included; and of the views of the validation rows."""
+def ours(fold: Fold) -> tuple[float, float]:
+    """Seconds of the second epoch, checkpoint included; and of the views of the validation set."""
     ends: list[float] = []
-    train.train(cfg, splits, pixels, cfg.root, lambda history: ends.append(time.perf_counter()))
-    net, _ = model.load(cfg.root / "model")
-    on = model.device()
-    rows = np.flatnonzero(splits["split"] == "val")
-    began = time.perf_counter()
-    predict.logits(net.to(on), pixels, rows, VIEWS, 2 * cfg.batch_size, model.precision(cfg, on))
-    return ends[1] - ends[0], time.perf_counter() - began
+    fit(fold, after_epoch=lambda history: ends.append(time.perf_counter()))
+    net = load_model(fold.folder / "model").net
+    mode, batch_size = precision(fold.cfg, device()), 2 * fold.cfg.batch_size
+    start = time.perf_counter()
+    logits(net, fold.images, fold.rows("val"), VIEWS, batch_size, mode)
+    return ends[1] - ends[0], time.perf_counter() - start
 
 
-def theirs(cfg: Config, splits: pd.DataFrame, folder: Path) -> float:
-    """Seconds of the second epoch; the first, which sets things up, goes without the views."""
-    paths = [folder / p for p in splits["path"]]
-    labels = [CLASSES.index(c) for c in splits["label"]]
-    trains, vals = (np.flatnonzero(splits["split"] == part) for part in ("train", "val"))
-    augmented, plainly = plain.policy(cfg.image_size), plain.plainly(cfg.image_size)
+def plain_way(cfg: Config, splits: pd.DataFrame, folder: Path) -> float:
+    """Seconds of the second epoch; the first, which sets things up, predicts no views."""
+    paths = [folder / path for path in splits["path"]]
+    labels = [CLASSES.index(label) for label in splits["label"]]
+    augmented, unchanged = plain.augmentation(cfg.image_size), plain.no_augmentation(cfg.image_size)
 
-    def chosen(rows: np.ndarray, how: plain.A.Compose) -> plain.Pictures:
-        return plain.Pictures([paths[i] for i in rows], [labels[i] for i in rows], how)
+    def files(rows: np.ndarray, transform: plain.A.Compose) -> plain.ImageFiles:
+        chosen = [paths[i] for i in rows], [labels[i] for i in rows]
+        return plain.ImageFiles(*chosen, transform)
 
-    trainer = plain.Trainer(plain.model(cfg.backbone, cfg.freeze, plain.DEVICE), plain.DEVICE)
+    train, val = (np.flatnonzero(splits["split"] == name) for name in ("train", "val"))
+    options = {"batch_size": cfg.batch_size, "num_workers": 2}
+    trainer = plain.Trainer(plain.build(cfg.backbone, cfg.freeze, plain.DEVICE), plain.DEVICE)
     for epoch in range(2):
-        began = time.perf_counter()
-        trainer.train(
-            DataLoader(chosen(trains, augmented), cfg.batch_size, shuffle=True, num_workers=2, drop_last=True)
-        )
-        trainer.predict(DataLoader(chosen(vals, plainly), cfg.batch_size, num_workers=2))
+        start = time.perf_counter()
+        trainer.train(DataLoader(files(train, augmented), shuffle=True, drop_last=True, **options))
+        trainer.predict(DataLoader(files(val, unchanged), **options))
         if epoch:
-            trainer.tta(chosen(vals, augmented))
-    return time.perf_counter() - began
+            trainer.tta(files(val, augmented))
+    return time.perf_counter() - start
 
 
 def measure(size: str = "full", backbone: str = "") -> Round:
-    rows, at, batch, shrink = SIZES[size].values()
-    with tempfile.TemporaryDirectory() as kept:
-        splits, pixels = data(rows, at, shrink, kept)
-        cfg = Config(
-            backbone=backbone or ("efficientnet_b3" if size == "full" else "test_efficientnet"), pretrained=False,
-            image_size=at, batch_size=batch, epochs=2, resume=False, run=kept,
-        )  # fmt: skip
-        epoch, views = ours(cfg, splits, pixels)
-        folder = pictures.folder("png", rows, shrink)
-        plainly = process("plain").submit(theirs, cfg, splits, folder).result()
-        return {
-            EACH: {"bonelib": epoch + views, "plain": plainly},
-            ONCE: {"bonelib": epoch + views / Config().epochs, "plain": plainly},
-        }
+    count, side, batch, shrink = SIZES[size].values()
+    with tempfile.TemporaryDirectory() as run:
+        cfg = two_epochs(run, side, batch, backbone or BACKBONES[size])
+        fold, folder = make_fold(cfg, count, shrink), image_folder("png", count, shrink)
+        epoch, views = ours(fold)
+        usual = process("plain").submit(plain_way, cfg, fold.splits, folder).result()
+    return {
+        EVERY_EPOCH: {"bonelib": epoch + views, "plain": usual},
+        ONCE: {"bonelib": epoch + views / Config().epochs, "plain": usual},
+    }
 
 
 if __name__ == "__main__":

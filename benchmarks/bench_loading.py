@@ -1,10 +1,11 @@
-"""Batches from a folder: how many images a second, in the first epoch and in later ones?
+"""How many images per second do the loaders yield, in the first epoch and in later ones?
 
 python benchmarks/bench_loading.py [--rounds 3] [--size toy] [--jpeg FOLDER] [--png FOLDER]
 
-1,000 files at 300 px with two workers, and in the main process alone. The first epoch begins before anything is decoded.
-All but bonelib read 500 of them, and those that keep nothing, to whom all epochs are alike, for 4 s at most, to save
-time. bonelib hands over uint8 that the model scales, the others scaled floats.
+1,000 files at 300 px with two workers, and in the main process alone. The first epoch includes the
+decoding. To save time, all but bonelib read 500 of the files, and those that cache nothing, for
+which all epochs are alike, stop after 4 s. bonelib returns uint8 that the model scales, the others
+return scaled floats.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import pictures
-from loaders import KEEP, LOADERS, Load
+from images import image_folder
+from loaders import CACHING, LOADERS, Load
 from side_by_side import Question, Round, main, process
 
 SIZES = {
-    "full": {"rows": 1000, "at": 300, "seconds": 2.0, "shrink": 1},
-    "toy": {"rows": 12, "at": 32, "seconds": 0.0, "shrink": 8},
+    "full": {"count": 1000, "side": 300, "seconds": 2.0, "shrink": 1},
+    "toy": {"count": 12, "side": 32, "seconds": 0.0, "shrink": 8},
 }
-OURS = ("bonelib", "plain")  # what needs no peer
-GLANCE = 4.0  # seconds: all epochs are alike for a peer that keeps nothing
+# The loaders that need no other package.
+ALWAYS_INSTALLED = ("bonelib", "plain")
+# Seconds after which a loader that caches nothing is stopped.
+LIMIT = 4.0
 QUESTIONS = {
     "later epochs, large JPEG": Question("images/s", {"plain": 20, "best peer": 5}),
     "later epochs, 224 px PNG": Question("images/s", {"plain": 7, "best peer": 7}),
@@ -35,49 +38,53 @@ QUESTIONS = {
 
 
 @functools.cache
-def ready(name: str) -> ProcessPoolExecutor:
-    """A loader's process, past its imports and whatever else happens once."""
+def warm_process(name: str) -> ProcessPoolExecutor:
+    """A loader's process, after its imports and whatever else happens once."""
     pool = process(name)
-    pool.submit(rates, name, pictures.folder("png", 12, 8), Load(32, 6, 0), 0.0).result()
+    pool.submit(rates, name, image_folder("png", 12, 8), Load(32, 6, 0), 0.0).result()
     return pool
 
 
 def rates(name: str, folder: Path, load: Load, seconds: float) -> tuple[float, float]:
-    """Images a second in the first epoch, and in later ones, of which so many are run that they take `seconds`."""
-    began, seen = time.perf_counter(), 0
+    """Images per second in the first epoch, and in later ones, repeated for `seconds`."""
+    start, seen = time.perf_counter(), 0
     epochs = LOADERS[name](folder, load)
     for batch in next(epochs):
         seen += len(batch[0])
-        if name not in (*KEEP, *OURS) and time.perf_counter() - began > GLANCE:
+        elapsed = time.perf_counter() - start
+        if name not in (*CACHING, *ALWAYS_INSTALLED) and elapsed > LIMIT:
             break
-    first = seen / (time.perf_counter() - began)
-    if name not in KEEP:
+    first = seen / (time.perf_counter() - start)
+    if name not in CACHING:
         return first, first
-    began, seen = time.perf_counter(), 0
-    while not seen or time.perf_counter() - began < seconds:
+    start, seen = time.perf_counter(), 0
+    while not seen or time.perf_counter() - start < seconds:
         seen += sum(len(batch[0]) for batch in next(epochs))
-    return first, seen / (time.perf_counter() - began)
+    return first, seen / (time.perf_counter() - start)
 
 
 def measure(size: str = "full", jpeg: str = "", png: str = "") -> Round:
     """One round: every loader that is installed, one after the other."""
-    rows, at, seconds, shrink = SIZES[size].values()
-    two, alone = (Load(at, min(32, rows // 2), workers) for workers in (2, 0))
-    out: Round = {question: {} for question in QUESTIONS}
+    count, side, seconds, shrink = SIZES[size].values()
+    two_workers, no_workers = (Load(side, min(32, count // 2), workers) for workers in (2, 0))
+    results: Round = {question: {} for question in QUESTIONS}
     for name in LOADERS:
         package = name.split()[0].lower()
-        if name not in OURS and not importlib.util.find_spec(package):
+        if name not in ALWAYS_INSTALLED and not importlib.util.find_spec(package):
             print(f"{name}: not installed")
             continue
-        few = rows if name == "bonelib" else rows // 2
-        large, small = (pictures.folder(*kind) for kind in (("jpeg", few, shrink, jpeg), ("png", few, shrink, png)))
-        run = ready(name).submit
+        files = count if name == "bonelib" else count // 2
+        large = image_folder("jpeg", files, shrink, jpeg)
+        small = image_folder("png", files, shrink, png)
+        submit = warm_process(name).submit
         for folder, words in ((large, "large JPEG"), (small, "224 px PNG")):
-            first, later = run(rates, name, folder, two, seconds).result()
-            out[f"first epoch, {words}"][name], out[f"later epochs, {words}"][name] = first, later
-        if name in OURS:
-            out["later epochs, 224 px PNG, no workers"][name] = run(rates, name, small, alone, seconds).result()[1]
-    return out
+            first, later = submit(rates, name, folder, two_workers, seconds).result()
+            results[f"first epoch, {words}"][name] = first
+            results[f"later epochs, {words}"][name] = later
+        if name in ALWAYS_INSTALLED:
+            _, later = submit(rates, name, small, no_workers, seconds).result()
+            results["later epochs, 224 px PNG, no workers"][name] = later
+    return results
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
-"""What each setting of the recipe changes, out of fold: every setting trains every fold and seed, and is paired with the defaults.
+"""What each setting changes: every setting trains every fold and seed, paired with the defaults.
 
-    BONELIB_DATA=path BONELIB_FOLDS=5 BONELIB_REPEATS=3 BONELIB_RUN=runs/recipes python benchmarks/bench_recipes.py
+    BONELIB_DATA=path BONELIB_FOLDS=5 BONELIB_REPEATS=3 BONELIB_RUN=runs/recipes \\
+        python benchmarks/bench_recipes.py
 
-takes any `BONELIB_<FIELD>`; a stopped run goes on where it was. Arguments `name={"field": value}` take the place of the rows
-below the first. Each image
-is predicted once a seed by a model that has not seen it; differences are resampled by patient group, all seeds of an image
-together, so they speak of other patients as well as of other seeds. Whoever picks the best of the rows by this table has
-used these images to choose: its figure is a little too good.
+accepts any `BONELIB_<FIELD>`. Each fold's predictions are cached in its run folder, so that an
+interrupted table resumes. Arguments `name={"field": value}` replace the rows below the first.
+
+Each image is predicted once per seed by a model that was not trained on it. Differences are
+resampled by patient group, all seeds of an image together, so they cover other patients as well as
+other seeds. Choosing the best row of this table is a choice on these images: its result is a little
+too good.
 """
 
 from __future__ import annotations
@@ -18,117 +21,159 @@ import json
 import shutil
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
-from bonelib import baselines, loader, metrics, model, predict, series, train
-from bonelib.config import AUGMENTATIONS, CLASSES, Config
-from bonelib.verdict import span
+from bonelib.config import AUGMENTATIONS, Config, present_classes
+from bonelib.evaluation.baselines import logistic_regression, tuned_regression
+from bonelib.evaluation.bootstrap import intervals, paired
+from bonelib.evaluation.features import frozen_features, texture_features
+from bonelib.evaluation.findings import format_interval
+from bonelib.evaluation.metrics import compute_metrics
+from bonelib.evaluation.predict import predict_splits, probability_columns
+from bonelib.pipeline import folds, trained_model
+from bonelib.split import Fold, label_indices
+from bonelib.storage import write_csv
 
+DEFAULTS = "defaults"
 SETTINGS: dict[str, dict[str, Any]] = {
-    "defaults": {},
+    DEFAULTS: {},
     "balance: class weights": {"balance": "weights"},
     "balance: none": {"balance": "none"},
     "smoothing: none": {"label_smoothing": 0.0},
     "frozen: nothing": {"freeze": 0.0},
     "frozen: all but the head, rate 1e-2": {"freeze": 1.0, "lr": 1e-2},
-    "layer decay 0.8, frozen: nothing": {"freeze": 0.0, "layer_decay": 0.8},
     "EMA: none": {"ema": 0.0},
     "vertical flip: too": {"augment": AUGMENTATIONS},
-    "smoothing: ordinal": {"ordinal": True},
-    "mixup 0.2": {"mixup": 0.2},
     "rate 3e-4": {"lr": 3e-4},
-    "thawed by quarters to nothing frozen": {"freeze": 0.0, "thaw": 3},
 }
-SHOWN = ("accuracy", "macro_f1", "auroc", "quadratic_kappa")
+BASELINES = ("intensity baseline", "frozen features + logistic regression")
+METRICS = ("accuracy", "macro_f1", "auroc", "quadratic_kappa")
+COMPARED = ("macro_f1", "auroc")
 
 
-def predictions(cfg: Config) -> pd.DataFrame:
-    """The pooled out-of-fold predictions of a setting, kept as `predictions.csv` in its run folder."""
-    path = cfg.root / "predictions.csv"
-    if not path.exists():
-        parts, trainings = [], []
-        for one, splits, pixels in series.trainings(cfg):
-            kept = one.root / "predictions.csv"
-            if not kept.exists():
-                train.train(one, splits, pixels, one.root)
-                predict.held_out(model.load(one.root / "model")[0], splits, pixels, one).to_csv(kept, index=False)
-                shutil.rmtree(one.root / "checkpoints")
-            parts.append(pd.read_csv(kept, dtype={"group": str}))
-            trainings.append((one, splits, pixels))
-        series.pooled(cfg, parts, trainings).to_csv(path, index=False)
+def read_predictions(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype={"group": str})
 
 
-def simple(cfg: Config) -> dict[str, pd.DataFrame]:
-    """The same for the intensity baseline and for logistic regression on the untrained backbone's features."""
-    names, out = ("intensity baseline", "frozen features + logistic regression"), {}
-    trainings = list(series.trainings(cfg))
-    net = model.build(dataclasses.replace(cfg, dropout=0.0)).eval()
-    net.backbone.reset_classifier(0)
-    with torch.inference_mode():
-        _, splits, pixels = trainings[0]
-        batches = loader.plain(pixels, np.arange(len(pixels)), cfg.batch_size)
-        features = dict(zip(splits["path"], torch.cat([net(b) for b in batches]).numpy(), strict=True))
-    tables: dict[str, list[pd.DataFrame]] = {name: [] for name in names}
-    for _, splits, pixels in trainings:
-        y = splits["label"].map(CLASSES.index).to_numpy()
-        fit, test = (np.flatnonzero(splits["split"] == part) for part in ("train", "test"))
-        for name, x in zip(
-            names, (baselines.texture(pixels), np.stack([features[p] for p in splits["path"]])), strict=True
-        ):
-            probs = baselines.regression(x[fit], y[fit], x[test])
-            tables[name].append(predict.table(splits.iloc[test], probs, "plain"))
-    for name in names:
-        out[name] = series.pooled(cfg, tables[name], trainings)
-    return out
+def model_predictions(cfg: Config) -> pd.DataFrame:
+    """The predictions of a setting's models for their test sets, of all folds and seeds.
+
+    Each fold's predictions are kept as `predictions.csv` in its folder.
+    """
+    tables = []
+    for fold in folds(cfg):
+        path = fold.folder / "predictions.csv"
+        if not path.exists():
+            table = predict_splits(trained_model(fold), fold, ["test"])
+            write_csv(path, table.assign(seed=fold.cfg.seed))
+            shutil.rmtree(fold.folder / "checkpoints", ignore_errors=True)
+        tables.append(read_predictions(path))
+    return pd.concat(tables, ignore_index=True)
 
 
-def row(name: str, table: pd.DataFrame, base: pd.DataFrame) -> dict[str, str]:
-    """A line of the table: figures of the first kind with intervals, and the difference to `base`, image by image."""
-    mine, other = (t.sort_values(["path", "seed"], ignore_index=True) for t in (table, base))
-    assert mine[["path", "seed"]].equals(other[["path", "seed"]])
-    y, groups = mine["label"].map(CLASSES.index).to_numpy(), mine["group"]
-    probs, against = mine[metrics.PROBS].to_numpy(), other[metrics.PROBS].to_numpy()
-    held, change = metrics.intervals(y, probs, groups), metrics.paired(y, probs, against, groups)
-    seeds = [metrics.figures(y[i], probs[i])["macro_f1"] for i in mine.groupby("seed").indices.values()]
-    out = (
-        {"setting": name}
-        | {f: span(held[f]) for f in SHOWN}
-        | {"macro_f1 by seed": " ".join(f"{s:.2f}" for s in seeds)}
+def baseline_predictions(cfg: Config) -> dict[str, pd.DataFrame]:
+    """The same for the intensity baseline, and for frozen features of the untrained backbone.
+
+    Each fold's predictions are kept as `baselines.csv` in its folder.
+    """
+    tables = []
+    features: dict[str, np.ndarray] = {}
+    for fold in folds(cfg):
+        path = fold.folder / "baselines.csv"
+        if not path.exists():
+            # The images, and so the features, are the same in every fold.
+            features = features or image_features(fold)
+            write_csv(path, fit_baselines(fold, features))
+        tables.append(read_predictions(path))
+    pooled = pd.concat(tables, ignore_index=True)
+    return {name: pooled[pooled["baseline"] == name] for name in BASELINES}
+
+
+def image_features(fold: Fold) -> dict[str, np.ndarray]:
+    """The features (N, D) of all images of a fold, by baseline."""
+    intensity = np.stack([texture_features(image) for image in fold.images])
+    return dict(zip(BASELINES, (intensity, frozen_features(fold.cfg, fold.images)), strict=True))
+
+
+def fit_baselines(fold: Fold, features: dict[str, np.ndarray]) -> pd.DataFrame:
+    """Predictions of the test set by each baseline."""
+    train, test, class_count = fold.rows("train"), fold.rows("test"), len(fold.class_names)
+    y, groups = fold.labels[train], fold.splits["group"].to_numpy()[train]
+    intensity, frozen = (features[name] for name in BASELINES)
+    probabilities = (
+        logistic_regression(intensity[train], y, intensity[test], class_count),
+        tuned_regression(frozen[train], y, groups, frozen[test], class_count),
     )
-    return out | ({} if table is base else {f"change of {f}": span(change[f]) for f in ("macro_f1", "auroc")})
+    rows = fold.splits.iloc[test][["path", "label", "group"]].reset_index(drop=True)
+    columns = probability_columns(fold.class_names)
+    tables = []
+    for name, values in zip(BASELINES, probabilities, strict=True):
+        named = rows.assign(baseline=name, seed=fold.cfg.seed)
+        tables.append(named.join(pd.DataFrame(values, columns=columns)))
+    return pd.concat(tables, ignore_index=True)
 
 
-def main(arguments: list[str]) -> None:
-    given = {name: json.loads(value) for name, value in (a.split("=", 1) for a in arguments)}
-    settings = {"defaults": {}} | given if given else SETTINGS
+def table_row(cfg: Config, name: str, table: pd.DataFrame, base: pd.DataFrame) -> dict[str, str]:
+    """One row: metrics with confidence intervals, and the paired difference to `base`."""
+    table, base = (t.sort_values(["path", "seed"], ignore_index=True) for t in (table, base))
+    if not table[["path", "seed"]].equals(base[["path", "seed"]]):
+        sys.exit(f"{name}: other images or seeds than the defaults; use another run folder")
+    class_names = present_classes(cfg, table["label"])
+    columns = probability_columns(class_names)
+    y, groups = label_indices(table["label"], class_names), table["group"]
+    probabilities, others = table[columns].to_numpy(), base[columns].to_numpy()
+    results = intervals(y, probabilities, groups, class_names, cfg.resamples)
+    change = paired(y, probabilities, others, groups, class_names, resamples=cfg.resamples)
+    by_seed = [
+        compute_metrics(y[rows], probabilities[rows], class_names)["macro_f1"]
+        for rows in table.groupby("seed").indices.values()
+    ]
+    row = {"setting": name}
+    row |= {metric: format_interval(results.get(metric)) for metric in METRICS}
+    row["macro_f1 by seed"] = " ".join(f"{value:.2f}" for value in by_seed)
+    row |= {f"change of {metric}": format_interval(change[metric]) for metric in COMPARED}
+    return row
+
+
+def setting_config(cfg: Config, name: str, change: dict[str, Any]) -> Config:
+    """The settings of one row, with a run folder of its own."""
+    run = f"{cfg.run}/{name.replace(' ', '_').replace(':', '')}"
+    return dataclasses.replace(cfg, run=run, given=cfg.given | change, **change)
+
+
+def main(arguments: list[str]) -> pd.DataFrame:
+    """The table, which is also written to `recipes.csv` in the run folder after each setting."""
+    chosen = dict(argument.split("=", 1) for argument in arguments)
+    others = {name: json.loads(change) for name, change in chosen.items()}
+    settings = {DEFAULTS: {}} | others if others else SETTINGS
     cfg = Config.load()
-    rows, base = [], None
+    rows: list[dict[str, str]] = []
+    base = pd.DataFrame()
     for name, change in settings.items():
-        if rows:
-            change = {"tta": ("identity",)} | change  # the views are compared once, by the first row's models
-        one = dataclasses.replace(
-            cfg, run=f"{cfg.run}/{name.replace(' ', '_').replace(':', '')}",
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in change.items()},
-        )  # fmt: skip
-        began = time.time()
+        # The views are compared once, by the models of the first row.
+        views = {} if name == DEFAULTS else {"tta": ("identity",)}
+        setting = setting_config(cfg, name, views | change)
+        start = time.perf_counter()
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            table = predictions(one)
-        print(f"{name}: {time.time() - began:.0f} s", flush=True)
-        parts = dict(list(table[table["split"] == "test"].groupby("tta")))
-        if base is None:
-            base = parts["plain"]
-            rows += [row(n, t, base) for n, t in simple(one).items()]
-        rows.append(row(name, parts["plain"], base))
-        if name == "defaults":
-            rows.append(row("defaults, test-time views averaged", parts["tta"], base))
+            table = model_predictions(setting)
+            simple = baseline_predictions(setting) if name == DEFAULTS else {}
+        print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+        plain, augmented = (table[table["tta"] == kind] for kind in ("plain", "tta"))
+        if name == DEFAULTS:
+            base = plain
+            simple["defaults, test-time views averaged"] = augmented
+        for row_name, predictions in ({name: plain} | simple).items():
+            rows.append(table_row(cfg, row_name, predictions, base))
         result = pd.DataFrame(rows)
-        result.to_csv(cfg.root / "recipes.csv", index=False)
-    print(result.fillna("").to_string(index=False))
+        # The defaults do not differ from themselves.
+        result.loc[0, [f"change of {metric}" for metric in COMPARED]] = ""
+        write_csv(cfg.root / "recipes.csv", result)
+    print(result.to_string(index=False))
+    return result
 
 
 if __name__ == "__main__":

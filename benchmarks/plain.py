@@ -1,8 +1,8 @@
-"""The plain notebook way: what most public notebooks do, written afresh for comparison.
+"""The plain notebook way: what most public notebooks do, written again for comparison.
 
-OpenCV decodes the whole file at every access; Albumentations works on RGB at the model's size and hands over float
-tensors; the model runs as it comes; test-time augmentation takes one picture and one draw of the training policy at a
-time, ten passes, decoding each time.
+OpenCV decodes the whole file at every access. Albumentations works on RGB at the model's size and
+returns float tensors. The model is timm's, unchanged. Test-time augmentation predicts one image and
+one sample of the training augmentation at a time, in ten passes, and decodes the file each time.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader, Dataset
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def policy(size: int) -> A.Compose:
-    """The strengths are bonelib's, so that both do the same work."""
+def augmentation(size: int) -> A.Compose:
+    """The training augmentation; its strengths are bonelib's, so that both do the same work."""
     hole = (max(1, round(size * 0.04)), max(2, round(size * 0.12)))
     return A.Compose(
         [
@@ -35,19 +35,21 @@ def policy(size: int) -> A.Compose:
             A.RandomBrightnessContrast(0.15, 0.15, p=0.5),
             A.GaussianBlur(blur_limit=(3, 3), sigma_limit=(0.1, 0.8), p=0.15),
             A.GaussNoise(std_range=(0.005, 0.03), p=0.25),
-            A.CoarseDropout(num_holes_range=(1, 4), hole_height_range=hole, hole_width_range=hole, p=0.25),
+            A.CoarseDropout(
+                num_holes_range=(1, 4), hole_height_range=hole, hole_width_range=hole, p=0.25
+            ),
             A.Normalize(),
             ToTensorV2(),
         ]
     )
 
 
-def plainly(size: int) -> A.Compose:
-    """What validation sees."""
+def no_augmentation(size: int) -> A.Compose:
+    """What validation uses."""
     return A.Compose([A.Resize(size, size), A.Normalize(), ToTensorV2()])
 
 
-class Pictures(Dataset):
+class ImageFiles(Dataset):
     """(3, S, S) float32 and the label, read from the file at every access."""
 
     def __init__(self, paths: Sequence[Path], labels: Sequence[int], transform: A.Compose) -> None:
@@ -61,18 +63,19 @@ class Pictures(Dataset):
         return self.transform(image=rgb)["image"], self.labels[i]
 
 
-def model(backbone: str, frozen: float, device: torch.device) -> nn.Module:
-    """A timm model, the first `frozen` share of its parameter tensors fixed."""
+def build(backbone: str, frozen: float, device: torch.device) -> nn.Module:
+    """A timm model with the first `frozen` share of its parameter tensors fixed."""
     net = timm.create_model(backbone, num_classes=3, drop_rate=0.3)
     parameters = list(net.parameters())
-    for p in parameters[: int(len(parameters) * frozen)]:
-        p.requires_grad_(False)
+    for parameter in parameters[: int(len(parameters) * frozen)]:
+        parameter.requires_grad_(False)
     return net.to(device)
 
 
-def half(device: torch.device) -> contextlib.AbstractContextManager:
-    """fp16 on a GPU, float32 on a CPU, as such notebooks have it."""
-    return torch.autocast("cuda", torch.float16) if device.type == "cuda" else contextlib.nullcontext()
+def autocast(device: torch.device) -> contextlib.AbstractContextManager:
+    """fp16 on a GPU and float32 on a CPU, as is usual in such notebooks."""
+    is_gpu = device.type == "cuda"
+    return torch.autocast("cuda", torch.float16) if is_gpu else contextlib.nullcontext()
 
 
 class Trainer:
@@ -80,13 +83,15 @@ class Trainer:
 
     def __init__(self, net: nn.Module, device: torch.device) -> None:
         self.net, self.device = net, device
-        self.optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr=3e-4)
+        trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=3e-4)
         self.scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
-        self.loss = nn.CrossEntropyLoss(weight=torch.ones(3, device=device), label_smoothing=0.1)
+        weights = torch.ones(3, device=device)
+        self.loss = nn.CrossEntropyLoss(weight=weights, label_smoothing=0.1)
 
-    def step(self, pictures: torch.Tensor, labels: torch.Tensor) -> None:
-        with half(self.device):
-            loss = self.loss(self.net(pictures.to(self.device)), labels.to(self.device))
+    def step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        with autocast(self.device):
+            loss = self.loss(self.net(images.to(self.device)), labels.to(self.device))
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
@@ -94,16 +99,19 @@ class Trainer:
 
     def train(self, batches: DataLoader) -> None:
         self.net.train()
-        for pictures, labels in batches:
-            self.step(pictures, labels)
+        for images, labels in batches:
+            self.step(images, labels)
 
     @torch.no_grad()
     def predict(self, batches: DataLoader) -> torch.Tensor:
         """(N, 3) probabilities."""
         self.net.eval()
-        with half(self.device):
-            return torch.cat([self.net(pictures.to(self.device)).softmax(1).cpu() for pictures, _ in batches])
+        probabilities = []
+        with autocast(self.device):
+            for images, _ in batches:
+                probabilities.append(self.net(images.to(self.device)).softmax(1).cpu())
+        return torch.cat(probabilities)
 
-    def tta(self, pictures: Pictures, passes: int = 10) -> torch.Tensor:
-        """(N, 3): the mean over passes, each one picture at a time."""
-        return sum(self.predict(DataLoader(pictures, batch_size=1)) for _ in range(passes)) / passes
+    def tta(self, images: ImageFiles, passes: int = 10) -> torch.Tensor:
+        """(N, 3): the mean over the passes, one image at a time."""
+        return sum(self.predict(DataLoader(images, batch_size=1)) for _ in range(passes)) / passes

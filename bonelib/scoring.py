@@ -35,20 +35,25 @@ def predict_folds(cfg: Config, models: list[TrainedModel], folds: list[Fold]) ->
     return predictions
 
 
+def baseline_predictions(cfg: Config, data: Audited, folds: list[Fold]) -> pd.DataFrame:
+    """The test images as each baseline predicts them, of all folds."""
+    return _pooled(cfg, [predict_baselines(fold, data.table) for fold in folds], folds)
+
+
 def evaluate_run(
     cfg: Config,
     data: Audited,
     models: list[TrainedModel],
     folds: list[Fold],
     predictions: pd.DataFrame,
+    baselines: pd.DataFrame,
 ) -> dict[str, Any]:
     """metrics.json, after the test set was read; calibration goes into the models' config.json."""
     class_names = folds[0].class_names
-    baselines = [predict_baselines(fold, data.table) for fold in folds]
     metrics = evaluate(
         predictions,
         class_names,
-        _pooled(cfg, baselines, folds),
+        baselines,
         data.table[["path", *metadata_columns(data.table)[0]]],
         class_shares=class_shares(folds[0].splits, class_names),
         prevalence=cfg.prevalence or None,

@@ -53,7 +53,6 @@ from scipy.special import logsumexp
 
 from bonelib import augment, colab, display, pipeline, scoring, split
 from bonelib.evaluation import calibration, evaluate, gradcam
-from bonelib.evaluation.baselines import predict_baselines
 from bonelib.evaluation.findings import format_interval
 from bonelib.evaluation.predict import probability_columns, softmax_mean
 from bonelib.evaluation.predict import logits as predict_logits
@@ -146,7 +145,8 @@ table.round(2)
 
 # %%
 predictions = scoring.predict_folds(cfg, models, folds)
-metrics = scoring.evaluate_run(cfg, found, models, folds, predictions)
+baselines = scoring.baseline_predictions(cfg, found, folds)
+metrics = scoring.evaluate_run(cfg, found, models, folds, predictions, baselines)
 columns = probability_columns(names)
 test = predictions.query("split == 'test' and tta == 'plain'").reset_index(drop=True)
 y = split.label_indices(test["label"], names)
@@ -220,9 +220,8 @@ display.show(plots.comparison(metrics), cfg, "comparison")
 # because both methods saw the same images; the paired difference does:
 
 # %%
-tables = [predict_baselines(f, found.table) for f in folds]
-simple = pd.concat(tables).query("baseline == 'intensity'")
-other = test[["path"]].merge(simple.drop_duplicates("path"), on="path")
+simple = baselines.query("baseline == 'intensity'").drop_duplicates("path")
+other = test[["path"]].merge(simple, on="path")
 gain = correct.astype(float) - (other[columns].to_numpy().argmax(axis=1) == y)
 drawn = rng.integers(len(groups), size=(cfg.resamples, len(groups)))
 gains = [gain[np.concatenate([groups[i] for i in row])].mean() for row in drawn]

@@ -66,7 +66,7 @@ def write_results_on_full_disk(folder: Path) -> None:
         r"report\.html": lambda: write_report(run),
         "model": lambda: save_model(build(cfg, 3), run / "model", cfg, CLASSES, threshold=0.1),
         r"part-00000\.csv": lambda: answer_archive(cfg, models, *images),
-        r"grid\.png": lambda: save_figure(image_grid(grid, names[:8]), run / "grid.png"),
+        r"grid\.png": lambda: save_figure(image_grid(grid, ["noise"] * 8), run / "grid.png"),
     }
     for name, write in writers.items():
         limit_files(20_000)
@@ -78,7 +78,7 @@ def write_results_on_full_disk(folder: Path) -> None:
     assert load_model(run / "model").meta["threshold"] == 0.0
     for write in writers.values():
         write()
-    assert len((run / "report.html").read_bytes()) > len(report) + 40_000
+    assert len((run / "report.html").read_bytes()) > len(report) + 30_000
     assert load_model(run / "model").meta["threshold"] == 0.1
     assert len(list(run.glob("answers/*/answers.csv"))) == 1
 

@@ -31,8 +31,9 @@ def evaluated(trained: Config, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 
 def evaluate(made: dict[str, Any], predictions: pd.DataFrame) -> dict[str, Any]:
+    baselines = scoring.baseline_predictions(made["cfg"], made["data"], made["folds"])
     return scoring.evaluate_run(
-        made["cfg"], made["data"], made["models"], made["folds"], predictions
+        made["cfg"], made["data"], made["models"], made["folds"], predictions, baselines
     )
 
 

@@ -51,13 +51,17 @@ def radiograph(rng: np.random.Generator, loss: float, shape: Shape, outline_seed
     volume = (0.36 - 0.085 * loss) * (0.25 + 0.75 * flare)
     spacing, contrast = 0.38 + 0.26 * loss, (0.17 + 0.13 * loss) * rng.uniform(0.7, 1.3)
     trabeculae = volume * _struts(rng, shape, spacing * scale, contrast)
+    # The outlines of one patient are similar, but not the same in two images.
     jitter = np.random.default_rng(outline_seed).normal(0, 0.1, (20, 2))
-    tilt = np.radians(rng.normal(0, 3))
+    jitter += rng.normal(0, 0.05, jitter.shape)
+    # No knee is bent twice in the same way: femur and patella rotate against the others.
+    tilt, flexion = np.radians(rng.normal(0, 3)), np.radians(rng.normal(0, 3.5))
     half_width = rng.uniform(5.6, 8.0) - rng.uniform(0, 0.2) * y  # (H, 1)
     soft_tissue = _chord(half_width - np.abs(x - rng.normal(0, 0.3)), half_width)
     attenuation = rng.uniform(0.7, 1.0) * SOFT_TISSUE * soft_tissue
     for bone, points in OUTLINES.items():
-        outline = _outline(points, jitter, tilt) * (scale if side == "L" else -scale, scale)
+        angle = tilt + flexion * (bone in ("femur", "patella"))
+        outline = _outline(points, jitter, angle) * (scale if side == "L" else -scale, scale)
         depth = _depth(outline + centre, shape) / scale
         outer = RADII[bone] * (1 + 0.45 * flare)
         inner = outer - np.minimum(cortex, 0.45 * RADII[bone])
