@@ -54,14 +54,14 @@ def audited(cfg: Config, refresh: bool = False) -> Audited:
         check_version(cfg.root)
         catalog = load_catalog(cfg)
         found = None if refresh else _earlier_audit(cfg.root, catalog.table)
-        if found is not None:
-            return Audited(*found, catalog.thumbnails, catalog.root)
-        if not refresh:
+        if found is None and not refresh:
             print(f"{cfg.root} holds no audit of these images: making it, as 01_explore does")
-        table, results = audit(catalog, cfg)
+        table, results = found or audit(catalog, cfg)
         _check_models(cfg, table)
-        write_csv(cfg.root / "catalog.csv", table)
-        write_json(cfg.root / "audit.json", results)
+        if found is None:
+            write_csv(cfg.root / "catalog.csv", table)
+            write_json(cfg.root / "audit.json", results)
+        write_json(cfg.root / "config.json", cfg.given)
     return Audited(table, results, catalog.thumbnails, catalog.root)
 
 
@@ -71,14 +71,12 @@ def folds(cfg: Config) -> Iterator[Fold]:
     One in the run folder, or with `folds` one per fold and repeat in folders of their own below.
     """
     data = audited(cfg)
-    _check_models(cfg, data.table)
     names = list(itertools.product(range(cfg.repeats if cfg.folds else 1), range(cfg.folds or 1)))
     hidden = len(names) == 1 or not processes().is_main_process
     for repeat, number in tqdm(names, desc="trainings", disable=hidden):
         fold_cfg = _fold_settings(cfg, repeat, number)
         splits = split(data.table, cfg, number, repeat)
         with processes().main_process_first():
-            write_json(cfg.root / "config.json", cfg.given)
             write_csv(fold_cfg.root / "splits.csv", splits)
             if cfg.folds and repeat == number == 0:
                 write_csv(cfg.root / "splits.csv", splits)
@@ -148,9 +146,9 @@ def _earlier_audit(run: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, dict[s
     try:
         old = pd.read_csv(run / "catalog.csv", dtype=dict.fromkeys(texts, str))
         results = read_json(run / "audit.json")
-    except (OSError, ValueError):
+        old[texts] = old[texts].fillna("")
+    except (OSError, ValueError, KeyError):
         return None
-    old[texts] = old[texts].fillna("")
     same = ["path", "label", "sha256"]
     if len(old) != len(table) or not np.array_equal(
         old[same].to_numpy(str), table[same].to_numpy(str)
@@ -175,7 +173,9 @@ def _check_models(cfg: Config, table: pd.DataFrame) -> None:
     """RunError if the run's models were trained on other images or another split."""
     for folder in model_folders(cfg.root):
         meta = read_json(folder / "config.json")
-        numbers = folder.parent.name.split("-")[1::2] if cfg.folds else (0, 0)
+        numbers = folder.parent.name.split("-")[1::2]
+        is_fold = cfg.folds and folder.parent != cfg.root
+        numbers = numbers if is_fold else ("0", "0")
         splits = split(table, cfg, int(numbers[1]), int(numbers[0]))
         if cfg.resume and meta["splits"] != split_digest(splits):
             raise RunError(

@@ -115,9 +115,11 @@ def compare_runs(folder: Path) -> pd.DataFrame:
         test = read_json(path)["test"]["tta"]
         metrics = {name: format_interval(test[name]) for name in COMPARED_RUNS}
         rows[path.parent.name] = settings | metrics
-    table = pd.DataFrame.from_dict(rows, orient="index")
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    filled = [[row.get(name, "default") for name in names] for row in rows.values()]
+    table = pd.DataFrame(filled, index=list(rows), columns=names)
     differing = [c for c in table if c in COMPARED_RUNS or table[c].astype(str).nunique() > 1]
-    return table[differing].fillna("default")
+    return table[differing]
 
 
 def _pooled(cfg: Config, tables: list[pd.DataFrame], folds: list[Fold]) -> pd.DataFrame:

@@ -66,7 +66,7 @@ def hostile_data(folder: Path) -> None:
     (folder / "planted.json").unlink()
     with (folder / "metadata.csv").open(newline="", encoding="utf-8") as sheet:
         rows = list(csv.DictReader(sheet))
-    renamed = [row for row in rows if row["image"] in shown] + rows[::4]
+    renamed = sorted(rows, key=lambda row: row["image"] not in shown)[::4]
     for row, name in zip(renamed, FILE_NAMES, strict=False):
         path = Path(row["image"])
         row["image"] = (path.parent / (name + path.suffix)).as_posix()

@@ -1,7 +1,5 @@
 """Every image of a data set decoded once, into a memory map that later runs find again."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -16,9 +14,6 @@ from numpy.typing import NDArray
 from bonelib import storage
 from bonelib.data import dicom, images, metadata
 from bonelib.messages import DataError, RunError
-
-# What is known of a file that can't be read.
-UNKNOWN_FACTS = {"width": 0, "height": 0, "format": "", "bytes": 0, "sha256": "", "coloured": 0.0}
 
 Decoded = tuple[NDArray[np.uint8], pd.DataFrame]
 
@@ -79,7 +74,8 @@ def _fill(file: Path, paths: list[Path], size: int, salt: bytes) -> list[dict[st
 
 def _decode_into(square: NDArray[np.uint8], path: Path, salt: bytes) -> dict[str, Any]:
     """The facts of an image file; its pixels, letterboxed, are written to `square`."""
-    facts: dict[str, Any] = UNKNOWN_FACTS | {"status": "ok", "patient": ""}
+    facts: dict[str, Any] = {"width": 0, "height": 0, "format": "", "bytes": 0, "sha256": ""}
+    facts |= {"coloured": 0.0, "status": "ok", "patient": ""}
     try:
         data = images.read_bytes(path)
         facts.update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())

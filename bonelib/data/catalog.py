@@ -1,7 +1,5 @@
 """A folder, a table or a Kaggle data set as one table with one row per file."""
 
-from __future__ import annotations
-
 import difflib
 import os
 import re

@@ -1,7 +1,5 @@
 """A DICOM file as an array. Nothing of its header is returned but size and patient id."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path

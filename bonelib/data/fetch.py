@@ -1,7 +1,5 @@
 """Images from a zip, a slow folder such as a mounted Drive, or Kaggle, on the local disk."""
 
-from __future__ import annotations
-
 import lzma
 import shutil
 import tempfile
@@ -45,8 +43,8 @@ def copy_folder(source: Path, cache: Path) -> Path:
     After an interruption the next call resumes: files that have arrived are not copied again.
     """
     with fetch_errors(source):
-        files = storage.list_files(source)
-        files = [file for file in files if Path(file[0]).suffix not in DRIVE_DOCUMENTS]
+        listed = storage.list_files(source)
+        files = [file for file in listed if Path(file[0]).suffix not in DRIVE_DOCUMENTS]
         folder = _folder_for(source, cache, files)
         if not folder.is_dir():
             _copy_files(source, files, folder)

@@ -1,7 +1,5 @@
 """From the bytes of one image file to one grey `uint8` array, and its place in a square."""
 
-from __future__ import annotations
-
 import math
 import stat
 from io import BytesIO

@@ -1,7 +1,5 @@
 """What is known of the images' patients: a table joined to the images by name, its ids hashed."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os
@@ -84,14 +82,16 @@ def join(table: pd.DataFrame, own: pd.DataFrame, root: Path, cfg: Config) -> Joi
     `own` says, else the hash that `table` already has from a DICOM header.
     """
     extra, unmatched = _metadata(table["path"], root, cfg)
-    patients = []
+    patients: list[pd.Series] = []
     for source in (own, extra):
+        first = len(patients)
         for column in source:
             plain = re.sub(r"[\W_]+", "_", column.lower()).strip("_")
             if PATIENT_COLUMN.fullmatch(plain):
                 # A spreadsheet with gaps writes 7 as 7.0.
                 names = source[column].str.replace(r"^(\d+)\.0$", r"\1", regex=True)
-                patients.append(names.fillna(""))
+                # of two such columns the first one counts
+                patients.insert(first, names.fillna(""))
             elif column not in table and not PERSONAL_COLUMN.search(plain):
                 table = table.assign(**{column: _as_numbers(source[column])})
     if cfg.patient_regex:

@@ -5,8 +5,6 @@ X-rays weaken as exp(-sum of mu * thickness) through soft tissue, cortex and tra
 exposure, contrast and noise do not depend on it. For teaching and tests, no model of a population.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -8,8 +8,6 @@ images' own distances. It finds inverted images, photos and noise, but not every
 gauge of 90 spine printouts rejected 24 of 24 knees, one of 18 knees 41% to 71% of the printouts.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -3,8 +3,6 @@
 Only the bone depends on the class; brightness, contrast, size, format and names do not.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +64,8 @@ def _write_sample(folder: Path, rng: np.random.Generator, images: int) -> None:
         (folder / path).write_bytes(content)
     table = pd.DataFrame(rows + defects)[SAMPLE_COLUMNS].sort_values("image")
     storage.write_csv(folder / "metadata.csv", table)
-    planted = [("folder_spelling", SAMPLE_FOLDERS[1], "Osteopenia")]
-    planted.append(("sixteen_bit", rows[chosen[7]]["image"], ""))
+    spelling = ("folder_spelling", SAMPLE_FOLDERS[1], "Osteopenia")
+    planted = [spelling, ("sixteen_bit", rows[chosen[7]]["image"], "")]
     planted += [(row["kind"], row["image"], row["of"]) for row in defects]
     facts = pd.DataFrame(planted, columns=["kind", "path", "of"]).to_dict("records")
     storage.write_json(folder / "planted.json", facts)
