@@ -173,9 +173,8 @@ def _check_models(cfg: Config, table: pd.DataFrame) -> None:
     """RunError if the run's models were trained on other images or another split."""
     for folder in model_folders(cfg.root):
         meta = read_json(folder / "config.json")
-        numbers = folder.parent.name.split("-")[1::2]
         is_fold = cfg.folds and folder.parent != cfg.root
-        numbers = numbers if is_fold else ("0", "0")
+        numbers = folder.parent.name.split("-")[1::2] if is_fold else ["0", "0"]
         splits = split(table, cfg, int(numbers[1]), int(numbers[0]))
         if cfg.resume and meta["splits"] != split_digest(splits):
             raise RunError(
