@@ -128,9 +128,17 @@ def parallel_map(
 
     progress: the name of a progress bar, shown after two seconds.
     """
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        results = pool.map(function, items)
-        return list(tqdm(results, progress, len(items), disable=not progress, delay=2))
+    count = threads or os.cpu_count() or 1
+    # small items go to the threads in blocks, which costs less than one by one
+    size = max(1, min(64, len(items) // (8 * count)))
+
+    def block(start: int) -> list[Result]:
+        return [function(item) for item in items[start : start + size]]
+
+    with ThreadPoolExecutor(count) as pool:
+        blocks = pool.map(block, range(0, len(items), size))
+        shown = tqdm(blocks, progress, -(-len(items) // size), disable=not progress, delay=2)
+        return [result for results in shown for result in results]
 
 
 def list_files(folder: Path) -> list[tuple[str, int, int]]:

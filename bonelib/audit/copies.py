@@ -80,7 +80,7 @@ def copies_by_name(paths: Sequence[str]) -> list[tuple[int, int, str]]:
     files = [PurePosixPath(path.casefold()) for path in paths]
     augmented = [NAMED_AUGMENTED.fullmatch(file.stem) for file in files]
     origins = {match[1] for match in augmented if match}
-    positions = {file.with_suffix(""): i for i, file in enumerate(files)}
+    positions = {(file.parent, file.stem): i for i, file in enumerate(files)}
     first: dict[str, int] = {}
     links = []
     for i, (file, match) in enumerate(zip(files, augmented, strict=True)):
@@ -89,7 +89,7 @@ def copies_by_name(paths: Sequence[str]) -> list[tuple[int, int, str]]:
         if origin in origins:
             links.append((first.setdefault(origin, i), i, f"named as made from {origin}"))
         elif copied:
-            source = positions.get(file.with_name(copied[1]), i)
+            source = positions.get((file.parent, copied[1]), i)
             links.append((source, i, f"named as a copy of {copied[1]}"))
     return [(source, i, reason) for source, i, reason in links if source != i]
 

@@ -206,3 +206,8 @@ def test_names_link_copies_only_to_images_that_are_there():
 def test_augmented_images_are_linked_without_their_original():
     ((a, b, _),) = copies_by_name(["a/n_aug_1.png", "b/N_AUG_2.png"])
     assert (a, b) == (0, 1)
+
+
+def test_odd_file_names_are_no_copies_and_no_error():
+    assert copies_by_name(["a/. (2).png", "a/.png", "b/x.png", "a/x (2).png"]) == []
+    assert copies_by_name(["a/x.png", "a/x (2).png"]) == [(0, 1, "named as a copy of x")]
