@@ -12,54 +12,18 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from imblearn.over_sampling import RandomOverSampler
-from sklearn.model_selection import train_test_split
+from sklearn.linear_model import LogisticRegression
 
 from bonelib.config import Config, present_classes
-from bonelib.evaluation.baselines import logistic_regression
 from bonelib.evaluation.features import frozen_features
-from bonelib.evaluation.leakage import PROTOCOLS, TEST_SHARE, compare_protocols
+from bonelib.evaluation.leakage import PROTOCOLS, compare_protocols
 from bonelib.pipeline import audited
-from bonelib.split import assign_folds, label_indices
+from bonelib.split import label_indices
 from bonelib.training.model import describe_weights
-
-# Features and classes of the training rows, and features of the test rows, to predicted classes.
-Classifier = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-
-
-def regression_classes(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray) -> np.ndarray:
-    """The classes (N,) that logistic regression predicts."""
-    return logistic_regression(x_train, y_train, x_test, int(y_train.max()) + 1).argmax(1)
-
-
-def compare_with(
-    classifier: Classifier,
-    features: np.ndarray,
-    y: np.ndarray,
-    groups: pd.Series,
-    repeats: int = 20,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """`compare_protocols`, on the same splits, with another classifier."""
-    rows, everything = [], np.arange(len(y))
-    for repeat in range(seed, seed + repeats):
-        sampler = RandomOverSampler(random_state=repeat)
-        oversampled = sampler.fit_resample(everything[:, None], y)[0][:, 0]
-        folds = assign_folds(y, groups.to_numpy(), round(1 / TEST_SHARE), repeat)
-        splits = (
-            train_test_split(oversampled, test_size=TEST_SHARE, random_state=repeat),
-            train_test_split(everything, test_size=TEST_SHARE, random_state=repeat),
-            (everything[folds > 0], everything[folds == 0]),
-        )
-        for protocol, (train, test) in zip(PROTOCOLS, splits, strict=True):
-            predicted = classifier(features[train], y[train], features[test])
-            rows.append((protocol, repeat, float((predicted == y[test]).mean())))
-    return pd.DataFrame(rows, columns=["protocol", "repeat", "accuracy"])
 
 
 def summary(scores: pd.DataFrame) -> pd.Series:
@@ -84,7 +48,9 @@ def measure(cfg: Config, repeats: int = 20) -> pd.DataFrame:
     )
     features = frozen_features(cfg, data.thumbnails)
     neighbour = compare_protocols(features, y, groups, repeats, cfg.seed)
-    regression = compare_with(regression_classes, features, y, groups, repeats, cfg.seed)
+    # as baselines.logistic_regression
+    logistic = LogisticRegression(C=0.1, class_weight="balanced", solver="newton-cg", max_iter=2000)
+    regression = compare_protocols(features, y, groups, repeats, cfg.seed, logistic)
     scores = {"1-nearest neighbour": neighbour, "logistic regression": regression}
     return pd.DataFrame({name: summary(table) for name, table in scores.items()})
 

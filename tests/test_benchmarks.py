@@ -6,7 +6,6 @@ import importlib
 import math
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -102,24 +101,6 @@ def test_leakage_is_measured_with_both_classifiers(cfg: Config) -> None:
     table = bench_leakage.measure(cfg, repeats=2)
     assert table.index.tolist() == list(bench_leakage.PROTOCOLS)
     assert table.columns.tolist() == ["1-nearest neighbour", "logistic regression"]
-
-
-def test_both_classifiers_get_the_same_splits() -> None:
-    import bench_leakage
-    from sklearn.neighbors import KNeighborsClassifier
-    from sklearn.preprocessing import StandardScaler
-
-    def nearest(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray) -> np.ndarray:
-        scaler = StandardScaler().fit(x_train)
-        fitted = KNeighborsClassifier(1).fit(scaler.transform(x_train), y_train)
-        return fitted.predict(scaler.transform(x_test))
-
-    rng = np.random.default_rng(0)
-    features, y = rng.normal(size=(90, 5)), rng.integers(0, 3, 90)
-    groups = pd.Series(np.arange(90) // 2)
-    expected = bench_leakage.compare_protocols(features, y, groups, repeats=3)
-    found = bench_leakage.compare_with(nearest, features, y, groups, repeats=3)
-    pd.testing.assert_frame_equal(found, expected)
 
 
 def test_table_and_chart_are_made_of_the_results_files(

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 from imblearn.over_sampling import RandomOverSampler
+from sklearn.base import ClassifierMixin
 from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
@@ -17,15 +18,21 @@ TEST_SHARE = 0.2
 
 
 def compare_protocols(
-    features: Floats, y: Labels, groups: pd.Series, repeats: int = 20, seed: int = 0
+    features: Floats,
+    y: Labels,
+    groups: pd.Series,
+    repeats: int = 20,
+    seed: int = 0,
+    classifier: ClassifierMixin | None = None,
 ) -> pd.DataFrame:
-    """`protocol`, `repeat`, `accuracy` of the nearest neighbour (k = 1), one row per split.
+    """`protocol`, `repeat`, `accuracy` of a classifier, one row per split.
 
     features: (N, D), standardised on the training rows. groups: (N,), of a patient or of copies.
-    The first two protocols put images of a group, or the same image, on both sides.
+    classifier: of scikit-learn; by default the nearest neighbour (k = 1). The first two protocols
+    put images of a group, or the same image, on both sides.
     """
     rows, everything = [], np.arange(len(y))
-    classifier = make_pipeline(StandardScaler(), KNeighborsClassifier(1))
+    model = make_pipeline(StandardScaler(), classifier or KNeighborsClassifier(1))
     for repeat in range(seed, seed + repeats):
         sampler = RandomOverSampler(random_state=repeat)
         oversampled = sampler.fit_resample(everything[:, None], y)[0][:, 0]
@@ -36,8 +43,8 @@ def compare_protocols(
             (everything[folds > 0], everything[folds == 0]),
         )
         for protocol, (train, test) in zip(PROTOCOLS, splits, strict=True):
-            classifier.fit(features[train], y[train])
-            rows.append((protocol, repeat, classifier.score(features[test], y[test])))
+            model.fit(features[train], y[train])
+            rows.append((protocol, repeat, model.score(features[test], y[test])))
     return pd.DataFrame(rows, columns=["protocol", "repeat", "accuracy"])
 
 
