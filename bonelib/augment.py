@@ -4,7 +4,6 @@ import math
 import os
 import random
 from collections.abc import Sequence
-from typing import Any
 
 # Without this, importing albumentations asks the network for a newer version.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -57,7 +56,7 @@ def policy(cfg: Config, only: Sequence[str] | None = None) -> A.Compose:
 class OneWarp(A.Sequential):  # type: ignore[misc]
     """Affine steps, each drawn with its own chance, in one interpolation: faster, and less blur."""
 
-    def __call__(self, *args: Any, force_apply: bool = False, **data: Any) -> dict[str, Any]:
+    def __call__(self, *args, force_apply: bool = False, **data) -> dict:
         drawn = [step for step in self.transforms if step.should_apply(force_apply)]
         if not drawn:
             return data

@@ -8,7 +8,6 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from bonelib.config import Config
 from bonelib.data import catalog, fetch
@@ -28,7 +27,7 @@ except ModuleNotFoundError as error:
     raise RunError(f"{error.name} is not installed; {NO_TPU}") from error
 
 
-def settings(on_drive: bool = False, **form: Any) -> Config:
+def settings(on_drive: bool = False, **form) -> Config:
     """The settings: form, then `BONELIB_<FIELD>`, then what the run was given, then the defaults.
 
     Images on Drive or in a zip are copied to the local disk, and the run folder is copied back.
@@ -89,7 +88,7 @@ def _is_colab() -> bool:
     return "google.colab" in sys.modules
 
 
-def _google(name: str) -> Any:
+def _google(name: str):
     """A module of google.colab."""
     return getattr(sys.modules["google.colab"], name)
 
@@ -132,7 +131,7 @@ def _copy_back(cfg: Config) -> None:
                 print(f"copied {cfg.run} back from {mirror}")
 
 
-def _with_saved(places: Config, form: dict[str, Any]) -> Config:
+def _with_saved(places: Config, form: dict) -> Config:
     """All settings, with what earlier notebooks of this run were given."""
     pipeline.check_version(places.root)
     path = places.root / "config.json"

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
@@ -84,7 +84,7 @@ class Config:
     # a .safetensors file of backbone weights, in place of the model hub
     weights: str = ""
     # passed to timm, e.g. {"pad_type": "same"}
-    backbone_args: Annotated[dict[str, Any], Json] = Field(default_factory=dict)
+    backbone_args: Annotated[dict, Json] = Field(default_factory=dict)
     # of the images that the weights were trained on, 0..1; empty: timm's values for this backbone
     mean: Numbers = ()
     std: Numbers = ()
@@ -127,15 +127,10 @@ class Config:
     # the tiny run that CI makes
     smoke: bool = False
     # what the user gave, as given: the content of the run's config.json
-    given: dict[str, Any] = Field(default_factory=dict, repr=False)
+    given: dict = Field(default_factory=dict, repr=False)
 
     @classmethod
-    def load(
-        cls,
-        env: Mapping[str, str] | None = None,
-        saved: Mapping[str, Any] | None = None,
-        **form: Any,
-    ) -> Self:
+    def load(cls, env: Mapping[str, str] | None = None, saved: dict | None = None, **form) -> Self:
         """The settings of a run: form, then `BONELIB_<FIELD>`, then `saved`, then the defaults.
 
         saved: the run's config.json. Empty values count as not given.

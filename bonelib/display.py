@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import pandas as pd
 
@@ -44,7 +43,7 @@ class Sentences:
         return str(self)
 
 
-def findings(found: Iterable[Finding | dict[str, Any]], nothing: str) -> Sentences:
+def findings(found: Iterable[Finding | dict], nothing: str) -> Sentences:
     """The findings by level, alarms first; the sentence `nothing` if there are none."""
     made = [one if isinstance(one, Finding) else Finding(**one) for one in found]
     lines = [f"**{one.level.capitalize()}:** {one.text}" for one in sort_findings(made)]

@@ -3,21 +3,21 @@
 import difflib
 import json
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from bonelib.messages import ConfigError
 
 
-def _from_commas(value: Any) -> Any:
+def _from_commas(value):
     """Values that may be given as one text, separated by commas; "none" is an empty tuple."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip() not in ("", "none"))
     return value
 
 
-def _from_json(value: Any) -> Any:
+def _from_json(value):
     if isinstance(value, str):
         try:
             return json.loads(value)
@@ -55,7 +55,7 @@ def check_names(given: Iterable[str], known: Iterable[str]) -> None:
             raise ConfigError(f"no setting is called {name!r}: {hint}")
 
 
-def check_json(given: dict[str, Any]) -> None:
+def check_json(given: dict) -> None:
     """ConfigError for a value that config.json could not hold."""
     for name, value in given.items():
         try:

@@ -5,11 +5,9 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from bonelib.audit.audit import audit
@@ -35,8 +33,8 @@ class Audited:
     """
 
     table: pd.DataFrame
-    audit: dict[str, Any]
-    thumbnails: NDArray[np.uint8]
+    audit: dict
+    thumbnails: np.ndarray
     root: Path
 
     @property
@@ -140,7 +138,7 @@ def _fold_settings(cfg: Config, repeat: int, fold: int) -> Config:
     return dataclasses.replace(cfg, run=cfg.run + below, mirror=mirror, seed=cfg.seed + repeat)
 
 
-def _earlier_audit(run: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]] | None:
+def _earlier_audit(run: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, dict] | None:
     """The run's audit, if it is of the same files, labels and patients."""
     texts = ["patient", "format", "sha256", "group", "issues"]
     try:

@@ -1,10 +1,8 @@
 """What the embedded sample, random weights and a smoke run change in the default settings."""
 
-from typing import Any
-
 # What differs from the defaults without pretrained weights, on the embedded sample, and in CI.
-SCRATCH_PROFILE: dict[str, Any] = {"lr": 2e-3, "freeze": 0.0}
-SAMPLE_PROFILE: dict[str, Any] = {
+SCRATCH_PROFILE: dict = {"lr": 2e-3, "freeze": 0.0}
+SAMPLE_PROFILE: dict = {
     "pretrained": False,
     "image_size": 96,
     "epochs": 18,
@@ -13,7 +11,7 @@ SAMPLE_PROFILE: dict[str, Any] = {
     "dropout": 0.1,
     "augment": ("hflip", "shift_scale_rotate", "brightness_contrast"),
 }
-SMOKE_PROFILE: dict[str, Any] = {
+SMOKE_PROFILE: dict = {
     "pretrained": False,
     "image_size": 64,
     "batch_size": 8,
@@ -23,7 +21,7 @@ SMOKE_PROFILE: dict[str, Any] = {
 }
 
 
-def profile_of(data: str, smoke: bool, pretrained: bool | None) -> dict[str, Any]:
+def profile_of(data: str, smoke: bool, pretrained: bool | None) -> dict:
     """Values that replace the defaults; pretrained: None if the user did not say."""
     profile = dict(SAMPLE_PROFILE) if data == "sample" else {}
     if smoke:

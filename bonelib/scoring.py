@@ -3,8 +3,8 @@
 import dataclasses
 import itertools
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from bonelib.audit.copies import cluster_numbers
@@ -47,7 +47,7 @@ def evaluate_run(
     folds: list[Fold],
     predictions: pd.DataFrame,
     baselines: pd.DataFrame,
-) -> dict[str, Any]:
+) -> dict:
     """metrics.json, after the test set was read; calibration goes into the models' config.json."""
     class_names = folds[0].class_names
     metrics = evaluate(
@@ -56,7 +56,7 @@ def evaluate_run(
         baselines,
         data.table[["path", *metadata_columns(data.table)[0]]],
         class_shares=class_shares(folds[0].splits, class_names),
-        prevalence=cfg.prevalence or None,
+        prevalence=np.array(cfg.prevalence) if cfg.prevalence else None,
         target=cfg.target,
         resamples=cfg.resamples,
         seed=cfg.seed,
@@ -138,7 +138,7 @@ def _amend(folds: list[Fold], learnt: dict[str, float | None]) -> None:
     for fold in folds:
         gauge = fit_gauge(fold.images[fold.rows("train")])
         shares = class_shares(fold.splits, fold.class_names)
-        facts: dict[str, Any] = {
+        facts: dict = {
             "class_shares": [share.tolist() for share in shares],
             "gauge": gauge,
             "train_images": len(fold.rows("train")),

@@ -2,12 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from imblearn.over_sampling import RandomOverSampler
-from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
 
 from bonelib.config import Config, present_classes
@@ -28,19 +26,19 @@ class Fold:
 
     cfg: Config
     splits: pd.DataFrame
-    images: NDArray[np.uint8]
+    images: np.ndarray
     folder: Path
 
     @property
-    def class_names(self) -> tuple[str, ...]:
+    def class_names(self) -> tuple:
         return present_classes(self.cfg, self.splits["label"])
 
     @property
-    def labels(self) -> NDArray[np.int64]:
+    def labels(self) -> np.ndarray:
         """(N,) positions in `class_names`."""
         return label_indices(self.splits["label"], self.class_names)
 
-    def rows(self, *names: str) -> NDArray[np.int64]:
+    def rows(self, *names: str) -> np.ndarray:
         """The positions of the rows in the splits with these names."""
         return np.flatnonzero(self.splits["split"].isin(names))
 
@@ -72,7 +70,7 @@ def split(table: pd.DataFrame, cfg: Config, fold: int = 0, repeat: int = 0) -> p
     return out.assign(draws=_draws(out, y, cfg))
 
 
-def assign_folds(y: NDArray[Any], groups: NDArray[Any], k: int, seed: int) -> NDArray[np.int64]:
+def assign_folds(y: np.ndarray, groups: np.ndarray, k: int, seed: int) -> np.ndarray:
     """The fold of each row, (N,) in 0..k-1: whole groups, each class as evenly as they allow.
 
     The groups are shuffled here: asked to do it, scikit-learn 1.6 (Colab's) confuses which group
@@ -87,14 +85,12 @@ def assign_folds(y: NDArray[Any], groups: NDArray[Any], k: int, seed: int) -> ND
     return folds
 
 
-def label_indices(labels: pd.Series, class_names: tuple[str, ...]) -> NDArray[np.int64]:
+def label_indices(labels: pd.Series, class_names: tuple) -> np.ndarray:
     """(N,) positions of the labels in `class_names`."""
     return labels.map(class_names.index).to_numpy(np.int64)
 
 
-def class_weights(
-    splits: pd.DataFrame, balance: str, class_names: tuple[str, ...]
-) -> NDArray[np.float32]:
+def class_weights(splits: pd.DataFrame, balance: str, class_names: tuple) -> np.ndarray:
     """(K,) what the loss multiplies each class by; their mean over what an epoch draws is 1.
 
     They come from what is drawn, so oversampling leaves them at 1; only "both" corrects twice, as
@@ -108,9 +104,7 @@ def class_weights(
     return weights.astype(np.float32)
 
 
-def class_shares(
-    splits: pd.DataFrame, class_names: tuple[str, ...]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def class_shares(splits: pd.DataFrame, class_names: tuple) -> tuple[np.ndarray, np.ndarray]:
     """(K,) shares of the classes in what training draws, and in the training images."""
     held, drawn = _class_counts(splits, class_names)
     return drawn / drawn.sum(), held / held.sum()
@@ -121,9 +115,7 @@ def split_digest(splits: pd.DataFrame) -> str:
     return text_digest(splits[SPLIT_COLUMNS].to_csv(index=False))
 
 
-def _class_counts(
-    splits: pd.DataFrame, class_names: tuple[str, ...]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _class_counts(splits: pd.DataFrame, class_names: tuple) -> tuple[np.ndarray, np.ndarray]:
     """(K,) training images of each class, and how many of them an epoch draws."""
     train = splits[splits["split"] == "train"]
     y = label_indices(train["label"], class_names)
@@ -132,7 +124,7 @@ def _class_counts(
     return held, drawn
 
 
-def _draws(out: pd.DataFrame, y: NDArray[np.int64], cfg: Config) -> NDArray[np.int64]:
+def _draws(out: pd.DataFrame, y: np.ndarray, cfg: Config) -> np.ndarray:
     """How often an epoch draws each row: once, or as often as RandomOverSampler picks it."""
     train = np.flatnonzero(out["split"] == "train")
     picked = train
@@ -142,7 +134,7 @@ def _draws(out: pd.DataFrame, y: NDArray[np.int64], cfg: Config) -> NDArray[np.i
     return np.bincount(picked, minlength=len(out))
 
 
-def _check_groups(rows: pd.DataFrame, class_names: tuple[str, ...], k: int) -> None:
+def _check_groups(rows: pd.DataFrame, class_names: tuple, k: int) -> None:
     groups = rows.groupby("label")["group"].nunique().reindex(class_names, fill_value=0)
     if len(groups) < 2 or groups.min() < k:
         listed = ", ".join(f"{name} {count}" for name, count in groups.items())

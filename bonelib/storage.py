@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
@@ -87,15 +87,15 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value) -> None:
     write_text(path, json.dumps(value, indent=2))
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def write_csv(path: Path, table: Any, **options: Any) -> None:
+def write_csv(path: Path, table, **options) -> None:
     """Write a DataFrame without its index, completely or not at all."""
     with atomic_file(path) as temporary:
         table.to_csv(temporary, index=False, **options)

@@ -6,19 +6,16 @@ of them.
 """
 
 from functools import cached_property
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from bonelib.data.images import frame
 
-Array = NDArray[Any]
 # Local contrast, and a mask that is 1 where it is defined.
-Layer = tuple[Array, Array]
+Layer = tuple[np.ndarray, np.ndarray]
 
-# Pixels per side at which two images are aligned, then compared.
+# np.ndarray per side at which two images are aligned, then compared.
 COARSE, FINE = 64, 224
 # Coarse agreement from which a finer look is worth its time.
 PROMISING = 0.75
@@ -34,7 +31,7 @@ class Texture:
     thumbnail: (S, S) uint8, letterboxed. size: width and height of the image.
     """
 
-    def __init__(self, thumbnail: Array, size: tuple[int, int]) -> None:
+    def __init__(self, thumbnail: np.ndarray, size: tuple[int, int]) -> None:
         self.thumbnail, self.size = thumbnail, size
         self.coarse = self._layer(COARSE, (0, 2), 4)
 
@@ -60,7 +57,9 @@ class Texture:
         return detail / (strength + 2), mask
 
 
-def align(a: Texture, b: Texture, start: Array, hopeless: float = 0.25) -> tuple[Array, float]:
+def align(
+    a: Texture, b: Texture, start: np.ndarray, hopeless: float = 0.25
+) -> tuple[np.ndarray, float]:
     """The affine map (2, 3) from `a` to `b` near `start`, in pixels of COARSE, and the agreement.
 
     hopeless: coarse agreement at `start` below which nothing is tried.
@@ -73,7 +72,7 @@ def align(a: Texture, b: Texture, start: Array, hopeless: float = 0.25) -> tuple
     return scale_map(finer, 1 / scale), score if is_plausible(finer) else 0.0
 
 
-def is_plausible(affine: Array) -> bool:
+def is_plausible(affine: np.ndarray) -> bool:
     """Whether a map (2, 3) zooms and stretches no more than copies do.
 
     A map onto a point would agree with anything.
@@ -82,14 +81,14 @@ def is_plausible(affine: Array) -> bool:
     return bool(small > 0.4 and large < 2.5 and large < 2.2 * small)
 
 
-def scale_map(affine: Array, scale: float) -> Array:
+def scale_map(affine: np.ndarray, scale: float) -> np.ndarray:
     """The same map (2, 3) between images `scale` times as large; pixel centres stay in place."""
     linear, offset = affine[:, :2], (scale - 1) / 2
     shift = scale * affine[:, 2] + offset - offset * linear.sum(1)
     return np.column_stack([linear, shift])
 
 
-def describe(a: Texture, b: Texture, affine: Array) -> str:
+def describe(a: Texture, b: Texture, affine: np.ndarray) -> str:
     """What was done to one image to get the other, in words."""
     linear = affine[:, :2]
     zoom, is_mirrored = np.sqrt(abs(np.linalg.det(linear))), np.linalg.det(linear) < 0
@@ -113,7 +112,7 @@ def describe(a: Texture, b: Texture, affine: Array) -> str:
     return "; ".join(word for word, applies in words.items() if applies) or "exported again"
 
 
-def _refine(a: Layer, b: Layer, start: Array, hopeless: float) -> tuple[Array, float]:
+def _refine(a: Layer, b: Layer, start: np.ndarray, hopeless: float) -> tuple[np.ndarray, float]:
     """The start or, where it is not good yet, the result of ECC if that is better."""
     score = _agreement(a, b, start)
     if not hopeless < score < ALIGNED:
@@ -129,7 +128,7 @@ def _refine(a: Layer, b: Layer, start: Array, hopeless: float) -> tuple[Array, f
     return (refined.astype(float), better) if better > score else (start, score)
 
 
-def _agreement(a: Layer, b: Layer, affine: Array) -> float:
+def _agreement(a: Layer, b: Layer, affine: np.ndarray) -> float:
     """Median correlation of 8x8 tiles of `a` with `b` warped onto it; 0 with too little overlap."""
     x, mask = a
     y, there = (_warp(layer, affine) for layer in b)
@@ -146,14 +145,14 @@ def _agreement(a: Layer, b: Layer, affine: Array) -> float:
     return float(np.median(correlation[compared]))
 
 
-def shrink(x: Array, side: int = 8) -> Array:
+def shrink(x: np.ndarray, side: int = 8) -> np.ndarray:
     """(side, side): the means of as many tiles of an image."""
     return cv2.resize(x, (side, side), interpolation=cv2.INTER_AREA)
 
 
-def _warp(x: Array, affine: Array) -> Array:
+def _warp(x: np.ndarray, affine: np.ndarray) -> np.ndarray:
     return cv2.warpAffine(x, affine, x.shape, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
 
 
-def _blur(x: Array, sigma: float) -> Array:
+def _blur(x: np.ndarray, sigma: float) -> np.ndarray:
     return cv2.GaussianBlur(x, (0, 0), sigma)

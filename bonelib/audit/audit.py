@@ -1,7 +1,6 @@
 """What is wrong with the data: copies, conflicts, groups, defects, shortcuts, and what is left."""
 
 from dataclasses import asdict
-from typing import Any
 
 import pandas as pd
 
@@ -13,7 +12,7 @@ from bonelib.messages import Finding, sort_findings
 from bonelib.split import label_indices
 
 
-def audit(catalog: Catalog, cfg: Config) -> tuple[pd.DataFrame, dict[str, Any]]:
+def audit(catalog: Catalog, cfg: Config) -> tuple[pd.DataFrame, dict]:
     """The catalog's table with `group` and `issues` filled, and the content of audit.json.
 
     A group is all that may be one person: copies, images named as copies, and the `patient` column,
@@ -60,7 +59,7 @@ def count_exclusions(table: pd.DataFrame) -> dict[str, int]:
     return counts | {"unconflicted": len(unconflicted), "used": int(usable(table).sum())}
 
 
-def _clusters(rows: pd.DataFrame, pairs: pd.DataFrame) -> list[dict[str, Any]]:
+def _clusters(rows: pd.DataFrame, pairs: pd.DataFrame) -> list[dict]:
     """Sets of copies: `paths`, `labels`, `kept` (the path of the largest), what links them."""
     numbers = copies.join_links(len(rows), zip(pairs["a"], pairs["b"], strict=True))
     members = rows.assign(pixels=rows["width"] * rows["height"]).groupby(numbers)
@@ -80,7 +79,7 @@ def _clusters(rows: pd.DataFrame, pairs: pd.DataFrame) -> list[dict[str, Any]]:
     return clusters
 
 
-def _issues(rows: pd.DataFrame, catalog: Catalog, clusters: list[dict[str, Any]]) -> list[str]:
+def _issues(rows: pd.DataFrame, catalog: Catalog, clusters: list[dict]) -> list[str]:
     """The issues of each row, joined by semicolons."""
     copied = {path for cluster in clusters for path in cluster["paths"]}
     copied -= {cluster["kept"] for cluster in clusters}
@@ -110,7 +109,7 @@ def _defects(table: pd.DataFrame) -> dict[str, list[str]]:
     return exploded.groupby("issues")["path"].agg(list).to_dict()
 
 
-def _findings(results: dict[str, Any], catalog: Catalog, paths: list[str]) -> list[Finding]:
+def _findings(results: dict, catalog: Catalog, paths: list[str]) -> list[Finding]:
     conflicts = results["conflicts"]
     warnings: list[str | None] = []
     if conflicts:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
-from bonelib.audit.alignment import COARSE, Array, scale_map, shrink
+from bonelib.audit.alignment import COARSE, scale_map, shrink
 from bonelib.storage import parallel_map
 
 # Top, bottom, left, right.
@@ -34,11 +34,13 @@ class Candidate(NamedTuple):
 
     a: int
     b: int
-    start: Array
+    start: np.ndarray
     inliers: int = 0
 
 
-def find_upright(thumbnails: Array, frames: Sequence[Box], rows: Array) -> list[Candidate]:
+def find_upright(
+    thumbnails: np.ndarray, frames: Sequence[Box], rows: np.ndarray
+) -> list[Candidate]:
     """Candidates among `rows` by their frames and, with plain borders, by what is inside them."""
 
     def boxes(i: int) -> list[tuple[int, Box]]:
@@ -46,7 +48,7 @@ def find_upright(thumbnails: Array, frames: Sequence[Box], rows: Array) -> list[
         differs = np.abs(np.subtract(frames[i], inner)).max() > 0.02 * thumbnails.shape[1]
         return [(i, frames[i]), (i, inner)] if differs else [(i, frames[i])]
 
-    def signature(entry: tuple[int, Box]) -> tuple[Array, Array]:
+    def signature(entry: tuple[int, Box]) -> tuple[np.ndarray, np.ndarray]:
         i, (top, bottom, left, right) = entry
         return _signature(thumbnails[i][top:bottom, left:right])
 
@@ -61,7 +63,7 @@ def find_upright(thumbnails: Array, frames: Sequence[Box], rows: Array) -> list[
     return candidates
 
 
-def trim_border(thumbnail: Array, box: Box) -> Box:
+def trim_border(thumbnail: np.ndarray, box: Box) -> Box:
     """The box without rows and columns of one grey level at its borders."""
     flat = 4 + 0.04 * np.ptp(np.percentile(thumbnail[::8, ::8], (2, 98)))
     top, bottom, left, right = box
@@ -74,7 +76,7 @@ def trim_border(thumbnail: Array, box: Box) -> Box:
     return box if inner == box else trim_border(thumbnail, inner)
 
 
-def _signature(image: Array) -> tuple[Array, Array]:
+def _signature(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of the ranks of the pixels: the lowest cosine frequencies (8, 8), and unit detail (32, 32).
 
     Ranks do not depend on the exposure.
@@ -88,7 +90,7 @@ def _signature(image: Array) -> tuple[Array, Array]:
     return low, (detail / (np.linalg.norm(detail) + 1e-6)).astype(np.float16)
 
 
-def _box_to_box(here: Box, there: Box, flip: Array) -> Array:
+def _box_to_box(here: Box, there: Box, flip: np.ndarray) -> np.ndarray:
     """(2, 3): takes a point (x, y) of one box to its place in the other, flipped at the centre."""
     low, high = np.array([here, there])[:, [[2, 0], [3, 1]]].transpose(1, 0, 2)
     size, centre = high - low, (high + low - 1) / 2
@@ -96,7 +98,7 @@ def _box_to_box(here: Box, there: Box, flip: Array) -> Array:
     return np.column_stack([linear, centre[1] - linear @ centre[0]])
 
 
-def _near_pairs(low: Array, detail: Array) -> Array:
+def _near_pairs(low: np.ndarray, detail: np.ndarray) -> np.ndarray:
     """(M, 3) int: pairs a < b of signatures near each other after one of eight flips, and which."""
     size = np.abs(low)
     i, j = np.triu_indices(FREQUENCIES, 1)
@@ -116,7 +118,7 @@ def _near_pairs(low: Array, detail: Array) -> Array:
     return np.concatenate([_flipped_pairs(low, detail, block) for block in blocks])
 
 
-def _flipped_pairs(low: Array, detail: Array, pairs: Array) -> Array:
+def _flipped_pairs(low: np.ndarray, detail: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Of the pairs, those that agree in sign and in detail after one of eight flips: (M, 3)."""
     a, b = low[pairs[:, 0]], low[pairs[:, 1]]
     even = np.ones(FREQUENCIES, np.float32)

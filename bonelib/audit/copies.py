@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.cluster.hierarchy import DisjointSet
 
-from bonelib.audit.alignment import SAME_IMAGE, Array, Texture, align, describe
+from bonelib.audit.alignment import SAME_IMAGE, Texture, align, describe
 from bonelib.audit.candidates import Candidate, find_upright
 from bonelib.audit.keypoints import find_any_angle
 from bonelib.data.images import frame
@@ -30,7 +30,7 @@ Pair = tuple[int, int, str, float]
 
 
 def find_copies(
-    thumbnails: Array, files: pd.DataFrame | None = None, any_angle: bool | None = None
+    thumbnails: np.ndarray, files: pd.DataFrame | None = None, any_angle: bool | None = None
 ) -> pd.DataFrame:
     """Pairs that link copies: `a`, `b` (rows), `kind` in words, `confidence` 0..1.
 
@@ -59,7 +59,7 @@ def find_copies(
     return found.drop_duplicates(["a", "b"], ignore_index=True)
 
 
-def join_links(count: int, links: Iterable[tuple[int, int]]) -> Array:
+def join_links(count: int, links: Iterable[tuple[int, int]]) -> np.ndarray:
     """(count,) int: the number of each item's cluster; linked items are in one, transitively."""
     linked = DisjointSet(range(count))
     for a, b in links:
@@ -68,8 +68,8 @@ def join_links(count: int, links: Iterable[tuple[int, int]]) -> Array:
 
 
 def cluster_numbers(
-    thumbnails: Array, files: pd.DataFrame | None = None, any_angle: bool | None = None
-) -> Array:
+    thumbnails: np.ndarray, files: pd.DataFrame | None = None, any_angle: bool | None = None
+) -> np.ndarray:
     """(N,) int: images with the same number are copies; arguments as for `find_copies`."""
     pairs = find_copies(thumbnails, files, any_angle)
     return join_links(len(thumbnails), zip(pairs["a"], pairs["b"], strict=True))
@@ -94,7 +94,9 @@ def copies_by_name(paths: Sequence[str]) -> list[tuple[int, int, str]]:
     return [(source, i, reason) for source, i, reason in links if source != i]
 
 
-def _identical(thumbnails: Array, rows: Array, digests: list[str], sizes: list[Size]) -> list[Pair]:
+def _identical(
+    thumbnails: np.ndarray, rows: np.ndarray, digests: list[str], sizes: list[Size]
+) -> list[Pair]:
     """Each row with the file or the pixels of an earlier one, linked to the earliest."""
     first: dict[object, int] = {}
     pairs: list[Pair] = []

@@ -1,11 +1,9 @@
 """What is wrong with single images and with single metadata values: reported, never changed."""
 
 from pathlib import PurePosixPath
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from bonelib.data.images import frame
 from bonelib.data.quality import has_overlay, is_blank, is_inverted
@@ -13,7 +11,7 @@ from bonelib.data.quality import has_overlay, is_blank, is_inverted
 SUFFIXES = {"PNG": {".png"}, "JPEG": {".jpg", ".jpeg"}, "TIFF": {".tif", ".tiff"}, "BMP": {".bmp"}}
 
 
-def image_defects(row: Any, thumbnail: NDArray[np.uint8]) -> set[str]:
+def image_defects(row, thumbnail: np.ndarray) -> set[str]:
     """The issues of one image: a row of the catalog as a named tuple, and its thumbnail (S, S)."""
     top, bottom, left, right = frame(row.width, row.height, len(thumbnail))
     image = thumbnail[top:bottom, left:right]
@@ -33,7 +31,7 @@ def image_defects(row: Any, thumbnail: NDArray[np.uint8]) -> set[str]:
     return {issue for issue, present in found.items() if present}
 
 
-def odd_values(rows: pd.DataFrame, columns: list[str]) -> list[dict[str, Any]]:
+def odd_values(rows: pd.DataFrame, columns: list[str]) -> list[dict]:
     """Values that are impossible or far from all others: `path`, `column`, `value`, `reason`."""
     found = []
     for column in columns:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from bonelib.audit.alignment import COARSE, Array, is_plausible, scale_map, shrink
+from bonelib.audit.alignment import COARSE, is_plausible, scale_map, shrink
 from bonelib.audit.candidates import Candidate
 from bonelib.storage import parallel_map
 
@@ -22,7 +22,7 @@ MIN_VOTES, MIN_INLIERS = 9, 8
 MIRROR = np.arange(128).reshape(4, 4, 8)[::-1][:, :, -np.arange(8) % 8].ravel()
 
 
-def find_any_angle(thumbnails: Array, rows: Array) -> list[Candidate]:
+def find_any_angle(thumbnails: np.ndarray, rows: np.ndarray) -> list[Candidate]:
     """Candidates among `rows` at any angle, the most certain first."""
     keypoints = parallel_map(lambda i: _keypoints(thumbnails[i]), rows.tolist())
     owner = np.repeat(rows, [len(points) for points, _ in keypoints])
@@ -41,7 +41,7 @@ def find_any_angle(thumbnails: Array, rows: Array) -> list[Candidate]:
     return sorted(certain, key=lambda candidate: -candidate.inliers)
 
 
-def _keypoints(thumbnail: Array) -> tuple[Array, Array]:
+def _keypoints(thumbnail: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Up to KEYPOINTS places (x, y, size, angle in degrees), and their RootSIFT (K, 128)."""
     grey = shrink(thumbnail, KEYPOINT_SIDE).astype(np.float32)
     detail = grey - cv2.GaussianBlur(grey, (0, 0), 5)
@@ -59,7 +59,7 @@ def _keypoints(thumbnail: Array) -> tuple[Array, Array]:
     return places[kept], np.sqrt(vectors / (vectors.sum(1, keepdims=True) + 1e-6))[kept]
 
 
-def _matches(index: cv2.flann.Index, queries: Array, owner: Array) -> Array:
+def _matches(index: cv2.flann.Index, queries: np.ndarray, owner: np.ndarray) -> np.ndarray:
     """(M, 2) int: key points that look alike, of two images, that of the lower row first."""
     nearest, squared = index.knnSearch(queries, 6, params={"checks": 32})
     query, rank = np.nonzero(squared < MATCH_DISTANCE**2)
@@ -69,7 +69,9 @@ def _matches(index: cv2.flann.Index, queries: Array, owner: Array) -> Array:
     return np.unique(pairs[owners[:, 0] != owners[:, 1]], axis=0)
 
 
-def _agreeing(matches: Array, points: Array, owner: Array, mirrored: bool) -> list[Array]:
+def _agreeing(
+    matches: np.ndarray, points: np.ndarray, owner: np.ndarray, mirrored: bool
+) -> list[np.ndarray]:
     """The matches of each pair of images with MIN_VOTES within 60 degrees and a factor of 1.7."""
     _, _, size, angle = points[matches].transpose(2, 0, 1)
     near = np.abs(np.log2(size[:, 1] / size[:, 0])) < 0.8
@@ -87,7 +89,9 @@ def _agreeing(matches: Array, points: Array, owner: Array, mirrored: bool) -> li
     return agreeing
 
 
-def _follow(points: Array, owner: Array, matches: Array, mirrored: bool, side: int) -> Candidate:
+def _follow(
+    points: np.ndarray, owner: np.ndarray, matches: np.ndarray, mirrored: bool, side: int
+) -> Candidate:
     """The two images of the matches, with the map that most of them follow (RANSAC).
 
     A copy that was rotated and then squeezed to a square needs a full affine map.

@@ -1,12 +1,8 @@
 """How well the class can be predicted from what is not bone: file, size, borders, metadata."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
-from bonelib.audit.alignment import Array
 from bonelib.audit.candidates import Box, trim_border
 from bonelib.data.images import frame
 from bonelib.data.metadata import metadata_columns
@@ -21,7 +17,7 @@ MAX_IMAGES = 4000
 MIN_AUROC = 0.6
 
 
-def measure_suspects(rows: pd.DataFrame, thumbnails: Array) -> pd.DataFrame:
+def measure_suspects(rows: pd.DataFrame, thumbnails: np.ndarray) -> pd.DataFrame:
     """What is not bone in each image, one column per suspect, texts or numbers."""
     frames = [frame(row.width, row.height, thumbnails.shape[1]) for row in rows.itertuples()]
     measured = [_measure(image, box) for image, box in zip(thumbnails, frames, strict=True)]
@@ -37,8 +33,8 @@ def measure_suspects(rows: pd.DataFrame, thumbnails: Array) -> pd.DataFrame:
 
 
 def find_shortcuts(
-    suspects: pd.DataFrame, y: Array, groups: pd.Series, class_names: Sequence[str], seed: int = 0
-) -> list[dict[str, Any]]:
+    suspects: pd.DataFrame, y: np.ndarray, groups: pd.Series, class_names: tuple, seed: int = 0
+) -> list[dict]:
     """For each column of `suspects`: `name`, `auroc` with `low`, `high`, and `warning` or None.
 
     A suspect gets a warning only if the interval of a grouped cross-validation excludes chance.
@@ -61,7 +57,7 @@ def find_shortcuts(
     return found
 
 
-def _measure(thumbnail: Array, box: Box) -> dict[str, float]:
+def _measure(thumbnail: np.ndarray, box: Box) -> dict[str, float]:
     top, bottom, left, right = box
     image = thumbnail[top:bottom, left:right]
     top, bottom, left, right = trim_border(thumbnail, box)
@@ -72,7 +68,9 @@ def _measure(thumbnail: Array, box: Box) -> dict[str, float]:
     }
 
 
-def _out_of_fold(column: pd.DataFrame, y: Array, folds: Array, class_count: int) -> Array:
+def _out_of_fold(
+    column: pd.DataFrame, y: np.ndarray, folds: np.ndarray, class_count: int
+) -> np.ndarray:
     """Probabilities (N, K) of logistic regression on one suspect and its square."""
     probabilities = np.zeros((len(y), class_count))
     for fold in np.unique(folds):
@@ -84,7 +82,7 @@ def _out_of_fold(column: pd.DataFrame, y: Array, folds: Array, class_count: int)
     return probabilities
 
 
-def _warning(name: str, auroc: dict[str, Any]) -> str | None:
+def _warning(name: str, auroc: dict) -> str | None:
     if auroc["low"] is None or auroc["low"] <= 0.5 or auroc["value"] < MIN_AUROC:
         return None
     return (

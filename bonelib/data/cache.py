@@ -5,17 +5,15 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from bonelib import storage
 from bonelib.data import dicom, images, metadata
 from bonelib.messages import DataError, RunError
 
-Decoded = tuple[NDArray[np.uint8], pd.DataFrame]
+Decoded = tuple[np.ndarray, pd.DataFrame]
 
 
 def cached_images(root: str | Path, paths: Sequence[str], size: int, folder: str | Path) -> Decoded:
@@ -59,7 +57,7 @@ def _decode_all(root: Path, paths: Sequence[str], size: int, stem: Path) -> Deco
     return np.load(f"{stem}.npy", mmap_mode="r"), facts
 
 
-def _fill(file: Path, paths: list[Path], size: int, salt: bytes) -> list[dict[str, Any]]:
+def _fill(file: Path, paths: list[Path], size: int, salt: bytes) -> list[dict]:
     """Decode all images into a new memory map; returns the facts of each."""
     pixels = np.lib.format.open_memmap(file, "w+", np.uint8, (len(paths), size, size))
     # On a full disk this is an error; without it, writing to the map would kill the process.
@@ -72,9 +70,9 @@ def _fill(file: Path, paths: list[Path], size: int, salt: bytes) -> list[dict[st
     return facts
 
 
-def _decode_into(square: NDArray[np.uint8], path: Path, salt: bytes) -> dict[str, Any]:
+def _decode_into(square: np.ndarray, path: Path, salt: bytes) -> dict:
     """The facts of an image file; its pixels, letterboxed, are written to `square`."""
-    facts: dict[str, Any] = {"width": 0, "height": 0, "format": "", "bytes": 0, "sha256": ""}
+    facts: dict = {"width": 0, "height": 0, "format": "", "bytes": 0, "sha256": ""}
     facts |= {"coloured": 0.0, "status": "ok", "patient": ""}
     try:
         data = images.read_bytes(path)

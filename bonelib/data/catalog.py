@@ -3,13 +3,12 @@
 import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from bonelib.config import CLASSES, Config, present_classes
 from bonelib.data import fetch, metadata, sample
@@ -18,7 +17,7 @@ from bonelib.data.dicom import is_dicom
 from bonelib.data.metadata import CATALOG_COLUMNS as CATALOG_COLUMNS
 from bonelib.messages import DataError
 
-# Pixels per side of the images that the audit compares.
+# np.ndarray per side of the images that the audit compares.
 THUMBNAIL = 224
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom"}
 # Images with one of these issues are not used.
@@ -42,7 +41,7 @@ class Catalog:
     """
 
     table: pd.DataFrame
-    thumbnails: NDArray[np.uint8]
+    thumbnails: np.ndarray
     root: Path
     skipped: list[str]
     unmatched: list[str]
@@ -85,9 +84,7 @@ def locate(cfg: Config) -> Path:
     )
 
 
-def class_of(
-    name: str, class_names: Sequence[str], mapping: Mapping[str, str] | None = None
-) -> str | None:
+def class_of(name: str, class_names: tuple, mapping: Mapping[str, str] | None = None) -> str | None:
     """The class that a folder name or label means; None if unclear.
 
     Case, numbers and common misspellings are ignored. mapping: the setting `classes`.

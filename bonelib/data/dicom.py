@@ -3,10 +3,8 @@
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bonelib.messages import DataError
 
@@ -33,7 +31,7 @@ def installed_readers() -> list[str]:
     return [name for name in DICOM_READERS if find_spec(name)]
 
 
-def decode_dicom(data: bytes, max_pixels: int) -> tuple[NDArray[Any], dict[str, Any]]:
+def decode_dicom(data: bytes, max_pixels: int) -> tuple[np.ndarray, dict]:
     """Grey values (H, W) float32 of any range, or a colour image (H, W, 3) uint8; and facts.
 
     Facts: `width`, `height`, `format` and `patient`, the PatientID. Rescale slope and window are
@@ -57,7 +55,7 @@ def decode_dicom(data: bytes, max_pixels: int) -> tuple[NDArray[Any], dict[str, 
         raise DataError(f"damaged DICOM ({type(error).__name__})") from error
 
 
-def _dicom_facts(dataset: Any, max_pixels: int) -> dict[str, Any]:
+def _dicom_facts(dataset, max_pixels: int) -> dict:
     width, height = int(dataset.Columns), int(dataset.Rows)
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames > 1:
@@ -68,7 +66,7 @@ def _dicom_facts(dataset: Any, max_pixels: int) -> dict[str, Any]:
     return {"width": width, "height": height, "format": "DICOM", "patient": patient}
 
 
-def _values(dataset: Any) -> NDArray[Any]:
+def _values(dataset) -> np.ndarray:
     from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
 
     try:

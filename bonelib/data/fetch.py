@@ -8,7 +8,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -93,7 +92,7 @@ def temporary_beside(folder: Path) -> Iterator[Path]:
                 raise
 
 
-def _folder_for(source: Path, cache: Path, facts: Any) -> Path:
+def _folder_for(source: Path, cache: Path, facts) -> Path:
     """Where the files of `source` belong, as long as these facts about them do not change."""
     return cache / "fetched" / f"{source.stem}-{storage.text_digest(f'{source.resolve()} {facts}')}"
 

@@ -4,11 +4,9 @@ import math
 import stat
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from bonelib.data import dicom
@@ -31,7 +29,7 @@ COLOUR_DIFFERENCE = 32
 COLOUR_REDUCTION = 4
 
 
-def read(path: str | Path, at_least: int | None = None) -> NDArray[np.uint8]:
+def read(path: str | Path, at_least: int | None = None) -> np.ndarray:
     """The image in a file as (H, W) uint8, 0 black; arguments and errors as for `decode`."""
     return decode(read_bytes(path), at_least)[0]
 
@@ -53,7 +51,7 @@ def read_bytes(path: str | Path) -> bytes:
     return data
 
 
-def decode(data: bytes, at_least: int | None = None) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+def decode(data: bytes, at_least: int | None = None) -> tuple[np.ndarray, dict]:
     """The image in `data` as (H, W) uint8, 0 black, and facts about it.
 
     at_least: pixels of the longer side that suffice; a larger JPEG is decoded at a reduced size.
@@ -73,7 +71,7 @@ def decode(data: bytes, at_least: int | None = None) -> tuple[NDArray[np.uint8],
     return np.asarray(cv2.cvtColor(values, cv2.COLOR_RGB2GRAY), np.uint8), facts
 
 
-def stretch(values: NDArray[Any]) -> NDArray[np.uint8]:
+def stretch(values: np.ndarray) -> np.ndarray:
     """(H, W) uint8: numbers of any range, their minimum black and their maximum white.
 
     Raises DataError if one of them is not finite.
@@ -85,7 +83,7 @@ def stretch(values: NDArray[Any]) -> NDArray[np.uint8]:
     return np.asarray(cv2.convertScaleAbs(grey, alpha=255 / max(high - low, 1e-6)), np.uint8)
 
 
-def letterbox(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+def letterbox(image: np.ndarray, size: int) -> np.ndarray:
     """(size, size) uint8: the complete image, its aspect ratio kept, centred on black."""
     top, bottom, left, right = frame(image.shape[1], image.shape[0], size)
     method = cv2.INTER_AREA if size < max(image.shape) else cv2.INTER_LINEAR
@@ -102,7 +100,7 @@ def frame(width: int, height: int, side: int) -> tuple[int, int, int, int]:
     return top, top + h, left, left + w
 
 
-def _decode_raster(data: bytes, at_least: int | None) -> tuple[NDArray[Any], dict[str, Any]]:
+def _decode_raster(data: bytes, at_least: int | None) -> tuple[np.ndarray, dict]:
     """(H, W) uint8 or float32, or (H, W, 3) uint8, and the facts that the header holds."""
     try:
         image: Image.Image = Image.open(BytesIO(data), formats=RASTER_FORMATS)
@@ -129,7 +127,7 @@ def _decode_raster(data: bytes, at_least: int | None) -> tuple[NDArray[Any], dic
         raise DataError(f"damaged: {str(error) or type(error).__name__}") from error
 
 
-def _header_facts(image: Image.Image) -> dict[str, Any]:
+def _header_facts(image: Image.Image) -> dict:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise DataError(f"declares {width}x{height} pixels, more than {MAX_PIXELS:,}")

@@ -6,13 +6,10 @@ exposure, contrast and noise do not depend on it. For teaching and tests, no mod
 """
 
 import math
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.floating[Any]]
 Shape = tuple[int, int]
 
 # Attenuation per cm of soft tissue, and what compact bone adds to it.
@@ -30,7 +27,9 @@ OUTLINES = {
 RADII = {"femur": 1.6, "tibia": 1.5, "fibula": 0.5, "patella": 0.3}
 
 
-def radiograph(rng: np.random.Generator, loss: float, shape: Shape, outline_seed: int = 0) -> Array:
+def radiograph(
+    rng: np.random.Generator, loss: float, shape: Shape, outline_seed: int = 0
+) -> np.ndarray:
     """One knee, left or right, as (H, W) float32 in 0..1, bone bright.
 
     loss: of bone, from 0 (healthy) to 2 (osteoporotic). outline_seed: for the shape of the bones,
@@ -38,7 +37,7 @@ def radiograph(rng: np.random.Generator, loss: float, shape: Shape, outline_seed
     """
     height, width = shape
     side = rng.choice(["L", "R"])
-    # Pixels per cm, and the centre of the joint.
+    # np.ndarray per cm, and the centre of the joint.
     scale = min(shape) / rng.uniform(12.5, 14.5)
     centre = np.array([width, height]) * 0.5 + rng.normal(0, 0.5, 2) * scale
     x = ((np.arange(width) - centre[0]) / scale).astype(np.float32)[None, :]  # (1, W) cm
@@ -68,7 +67,7 @@ def radiograph(rng: np.random.Generator, loss: float, shape: Shape, outline_seed
     return np.maximum(_exposed(rng, attenuation), _letter(rng, shape, side))
 
 
-def _outline(points: str, jitter: Array, angle: float) -> Array:
+def _outline(points: str, jitter: np.ndarray, angle: float) -> np.ndarray:
     """A closed outline, its corners cut three times (Chaikin), rotated: (M, 2) cm."""
     xy = np.array([point.split(",") for point in points.split()], float)
     xy += jitter[: len(xy)]
@@ -80,20 +79,20 @@ def _outline(points: str, jitter: Array, angle: float) -> Array:
     return np.asarray(xy @ np.array([[c, s], [-s, c]]))
 
 
-def _depth(outline: Array, shape: Shape) -> Array:
+def _depth(outline: np.ndarray, shape: Shape) -> np.ndarray:
     """The distance of every pixel to the outline that it is inside of, or 0: (H, W) pixels."""
     mask = np.zeros(shape, np.uint8)
     cv2.fillPoly(mask, [np.round(outline * 16).astype(np.int32)], 1, shift=4)
     return np.asarray(cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)
 
 
-def _chord(depth: Array, radius: Array | float) -> Array:
+def _chord(depth: np.ndarray, radius: np.ndarray | float) -> np.ndarray:
     """Thickness of a round bar at a depth from its edge, same unit; constant beyond its axis."""
     to_axis = radius - np.clip(depth, 0, radius)
     return 2 * np.sqrt(np.maximum(radius**2 - to_axis**2, 0))
 
 
-def _struts(rng: np.random.Generator, shape: Shape, spacing: float, contrast: float) -> Array:
+def _struts(rng: np.random.Generator, shape: Shape, spacing: float, contrast: float) -> np.ndarray:
     """A mesh of struts with mean 1, (H, W) float32, longer along the load; spacing in pixels."""
     struts = np.zeros(shape, np.float32)
     for weight, tall, wide in ((1.0, 1.0, 0.27), (0.6, 0.33, 0.53)):
@@ -106,7 +105,7 @@ def _struts(rng: np.random.Generator, shape: Shape, spacing: float, contrast: fl
     return np.asarray(np.maximum(1 + contrast * (struts - struts.mean()) / struts.std(), 0))
 
 
-def _exposed(rng: np.random.Generator, attenuation: Array) -> Array:
+def _exposed(rng: np.random.Generator, attenuation: np.ndarray) -> np.ndarray:
     """Attenuation to grey levels, (H, W) in 0..1: scatter, blur, quantum noise and a window."""
     primary = np.exp(-attenuation)
     light = primary + rng.uniform(0.1, 0.3) * cv2.blur(primary, (99, 99))
@@ -124,7 +123,7 @@ def _exposed(rng: np.random.Generator, attenuation: Array) -> Array:
     return np.asarray(np.clip(mean + (grey - mean) * (deviation / float(grey.std())), 0, 1))
 
 
-def _letter(rng: np.random.Generator, shape: Shape, side: str) -> Array:
+def _letter(rng: np.random.Generator, shape: Shape, side: str) -> np.ndarray:
     """The lead letter of the side, in an upper corner of black: (H, W) float32 in 0..1."""
     height, width = shape
     left = rng.uniform(0.03, 0.08) if side == "R" else rng.uniform(0.86, 0.91)

@@ -9,11 +9,9 @@ gauge of 90 spine printouts rejected 24 of 24 knees, one of 18 knees 41% to 71% 
 """
 
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf
 from sklearn.model_selection import KFold
 
@@ -33,7 +31,7 @@ GAUGE_MARGIN = 1.5
 BORDER = np.pad(np.zeros((52, 52), bool), 6, constant_values=True)
 
 
-def is_blank(image: NDArray[np.uint8]) -> bool:
+def is_blank(image: np.ndarray) -> bool:
     """Whether the standard deviation of an image, without its black border, is below 4 grey levels.
 
     Not the range of grey levels: noise of standard deviation 3 covers 25 of them and shows nothing,
@@ -44,7 +42,7 @@ def is_blank(image: NDArray[np.uint8]) -> bool:
     return content.size == 0 or bool(content.std() < BLANK_DEVIATION)
 
 
-def is_inverted(image: NDArray[np.uint8]) -> bool:
+def is_inverted(image: np.ndarray) -> bool:
     """Whether bone is dark on a white background, as in MONOCHROME1 shown without inversion.
 
     image: (H, W) without letterbox border.
@@ -66,7 +64,7 @@ def is_colour_photo(coloured: float) -> bool:
     return coloured > PHOTO_SHARE
 
 
-def fit_gauge(images: NDArray[np.uint8], seed: int = 0) -> dict[str, Any]:
+def fit_gauge(images: np.ndarray, seed: int = 0) -> dict:
     """What `rejections` compares with, from training images (N, S, S) uint8, ready for JSON.
 
     Empty with fewer than 10 images: `rejections` then knows blank ones only.
@@ -80,12 +78,12 @@ def fit_gauge(images: NDArray[np.uint8], seed: int = 0) -> dict[str, Any]:
     return _centre_and_spread(x) | {"limit": float(GAUGE_MARGIN * np.quantile(unseen, 0.99))}
 
 
-def rejections(images: NDArray[np.uint8], gauge: dict[str, Any]) -> list[str]:
+def rejections(images: np.ndarray, gauge: dict) -> list[str]:
     """The reason to reject each of the images (N, S, S) uint8, or ""; no gauge: blank ones only."""
     return [_rejection(image, gauge) for image in images]
 
 
-def read_for_model(path: str | Path, size: int) -> tuple[NDArray[np.uint8] | None, str]:
+def read_for_model(path: str | Path, size: int) -> tuple[np.ndarray | None, str]:
     """A file as the model sees it, (size, size) uint8, or None if unreadable; and a reason or "".
 
     The reason to reject it is one that the grey image does not show: unreadable, a colour photo.
@@ -99,7 +97,7 @@ def read_for_model(path: str | Path, size: int) -> tuple[NDArray[np.uint8] | Non
     return letterbox(image, size), reason if is_colour_photo(share) else ""
 
 
-def _rejection(image: NDArray[np.uint8], gauge: dict[str, Any]) -> str:
+def _rejection(image: np.ndarray, gauge: dict) -> str:
     if is_blank(image):
         return f"blank: the standard deviation of its grey levels is below {BLANK_DEVIATION:.0f}"
     if not gauge:
@@ -113,7 +111,7 @@ def _rejection(image: NDArray[np.uint8], gauge: dict[str, Any]) -> str:
     return f"not like the training images (distance {distance:.1f}, limit {gauge['limit']:.1f})"
 
 
-def _statistics(image: NDArray[np.uint8]) -> NDArray[Any]:
+def _statistics(image: np.ndarray) -> np.ndarray:
     """(12,): grey levels, their spread, where the light is, and how fine the detail is."""
     grey = cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA).astype(np.float32)
     centre, border = grey[16:48, 16:48], grey[BORDER]
@@ -124,7 +122,7 @@ def _statistics(image: NDArray[np.uint8]) -> NDArray[Any]:
     return np.array([*levels, *contrasts, *np.log1p([*edges, detail])])
 
 
-def _centre_and_spread(x: NDArray[Any]) -> dict[str, Any]:
+def _centre_and_spread(x: np.ndarray) -> dict:
     centre = np.median(x, 0)
     spread = 1.4826 * np.median(np.abs(x - centre), 0)
     # The median spread alone may be 0, of black corners for example.
@@ -133,6 +131,6 @@ def _centre_and_spread(x: NDArray[Any]) -> dict[str, Any]:
     return {"centre": centre.tolist(), "scale": scale.tolist(), "precision": precision.tolist()}
 
 
-def _distances(gauge: dict[str, Any], x: NDArray[Any]) -> NDArray[Any]:
+def _distances(gauge: dict, x: np.ndarray) -> np.ndarray:
     z = (x - gauge["centre"]) / gauge["scale"]
     return np.asarray(np.sqrt(np.einsum("ni,ij,nj->n", z, np.array(gauge["precision"]), z)))

@@ -4,12 +4,10 @@ Only the bone depends on the class; brightness, contrast, size, format and names
 """
 
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from bonelib import storage
 from bonelib.data import phantom
@@ -92,7 +90,7 @@ def _plan(rng: np.random.Generator, images: int, names: list[str]) -> pd.DataFra
     return plan.assign(image=folders + names[:images] + np.where(jpeg, ".jpg", ".png"))
 
 
-def _draw(row: dict[str, Any]) -> bytes:
+def _draw(row: dict) -> bytes:
     """The file of an image: 8 bits, or 12 bits in a 16-bit PNG."""
     rng = row["rng"]
     long = int(rng.integers(300, 421))
@@ -103,13 +101,11 @@ def _draw(row: dict[str, Any]) -> bytes:
     return _encode(grey, Path(row["image"]).suffix)
 
 
-def _encode(image: NDArray[Any], suffix: str) -> bytes:
+def _encode(image: np.ndarray, suffix: str) -> bytes:
     return cv2.imencode(suffix, image)[1].tobytes()
 
 
-def _defects(
-    sources: list[dict[str, Any]], files: dict[str, bytes], names: list[str]
-) -> list[dict[str, Any]]:
+def _defects(sources: list[dict], files: dict[str, bytes], names: list[str]) -> list[dict]:
     """Seven rows like their sources, with `kind`, `of` (the source's path) and `content`."""
     contents = [files[source["image"]] for source in sources]
     left, large = (decode(content)[0] for content in contents[3:5])

@@ -1,10 +1,7 @@
 """What simpler methods reach: majority class, texture, metadata, corners, frozen features."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from sklearn.compose import make_column_transformer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
@@ -13,9 +10,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from bonelib.data.metadata import metadata_columns
-from bonelib.evaluation.calibration import Floats
 from bonelib.evaluation.features import corner_features, frozen_features, texture_features
-from bonelib.evaluation.metrics import Labels
 from bonelib.evaluation.predict import probability_columns
 from bonelib.split import Fold, assign_folds
 
@@ -27,7 +22,7 @@ STRENGTHS = np.logspace(-4, 1, 6)
 INNER_FOLDS = 5
 
 
-def majority(y_train: Labels, count: int, class_count: int) -> Floats:
+def majority(y_train: np.ndarray, count: int, class_count: int) -> np.ndarray:
     """The class shares of training for each image, (count, K); the argmax is the largest class."""
     return np.tile(np.bincount(y_train, minlength=class_count) / len(y_train), (count, 1))
 
@@ -37,8 +32,12 @@ def _regression(strength: float) -> Pipeline:
 
 
 def logistic_regression(
-    x_train: Floats, y_train: Labels, x_test: Floats, class_count: int, strength: float = 0.1
-) -> Floats:
+    x_train: np.ndarray,
+    y_train: np.ndarray,
+    x_test: np.ndarray,
+    class_count: int,
+    strength: float = 0.1,
+) -> np.ndarray:
     """Probabilities (N, K) of logistic regression on standardised features, classes balanced.
 
     A class without training rows gets probability 0.
@@ -51,7 +50,7 @@ def logistic_regression(
     return probabilities
 
 
-def _inner_folds(y: Labels, groups: NDArray[Any]) -> list[tuple[Labels, Labels]]:
+def _inner_folds(y: np.ndarray, groups: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """Rows to fit on and rows to score on, every class in both; [] if a class has one group."""
     labels = set(y.tolist())
     count = min(INNER_FOLDS, min(len(set(groups[y == label])) for label in labels))
@@ -63,8 +62,12 @@ def _inner_folds(y: Labels, groups: NDArray[Any]) -> list[tuple[Labels, Labels]]
 
 
 def tuned_regression(
-    x_train: Floats, y_train: Labels, groups_train: NDArray[Any], x_test: Floats, class_count: int
-) -> Floats:
+    x_train: np.ndarray,
+    y_train: np.ndarray,
+    groups_train: np.ndarray,
+    x_test: np.ndarray,
+    class_count: int,
+) -> np.ndarray:
     """Probabilities (N, K) of `logistic_regression` with the strength that suits training rows.
 
     The strength is the best by balanced accuracy in cross-validation within the training rows, no
@@ -78,7 +81,9 @@ def tuned_regression(
     return logistic_regression(x_train, y_train, x_test, class_count, strength)
 
 
-def encode_metadata(train: pd.DataFrame, test: pd.DataFrame, columns: list[str]) -> list[Floats]:
+def encode_metadata(
+    train: pd.DataFrame, test: pd.DataFrame, columns: list[str]
+) -> list[np.ndarray]:
     """Metadata of train and test rows as numbers; what is learned comes from train rows alone.
 
     Numbers are filled with the median and standardised. Texts are one-hot encoded; values of fewer
@@ -98,7 +103,7 @@ def encode_metadata(train: pd.DataFrame, test: pd.DataFrame, columns: list[str])
     return [encoder.transform(table) for table in (train, test)]
 
 
-def _simple_features(fold: Fold, table: pd.DataFrame | None) -> dict[str, Floats]:
+def _simple_features(fold: Fold, table: pd.DataFrame | None) -> dict[str, np.ndarray]:
     """The features (N, D) of all rows of the fold, by baseline."""
     features = {}
     intensity = np.stack([texture_features(image) for image in fold.images])

@@ -1,15 +1,13 @@
 """95% confidence intervals: whole patient groups are resampled, as rows of weights."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit, ndtr, stdtrit
 
 from bonelib.evaluation import metrics
-from bonelib.evaluation.calibration import Floats, wilson_interval
-from bonelib.evaluation.metrics import Names, Scores, map_leaves, number_or_none
+from bonelib.evaluation.calibration import wilson_interval
+from bonelib.evaluation.metrics import map_leaves, number_or_none
 
 LOSSES = ("brier", "log_loss", "ece")
 # Metrics that weigh images equally; the others weigh classes equally.
@@ -19,11 +17,8 @@ MIN_RESAMPLES = 20
 
 
 def _resample(
-    scores: Callable[[Floats], Scores],
-    groups: NDArray[np.str_],
-    resamples: int = 1000,
-    seed: int = 0,
-) -> tuple[Scores, Scores]:
+    scores: Callable[[np.ndarray], dict], groups: np.ndarray, resamples: int = 1000, seed: int = 0
+) -> tuple[dict, dict]:
     """The metrics of the data itself, (1,) each, and of all resamples, (R,) each.
 
     A resample draws whole groups with replacement and weighs an image by how often its group came.
@@ -34,7 +29,7 @@ def _resample(
     return scores(np.ones((1, len(index)))), scores(drawn[:, index].astype(float))
 
 
-def _ends(name: str, value: float, draws: Floats, groups: float) -> tuple[float, float]:
+def _ends(name: str, value: float, draws: np.ndarray, groups: float) -> tuple[float, float]:
     """The interval of a metric, or of a "difference", that rests on so many groups.
 
     Losses and differences: percentiles, expanded for few groups (Hesterberg 2015, doi
@@ -60,7 +55,7 @@ def _ends(name: str, value: float, draws: Floats, groups: float) -> tuple[float,
     return start + length * low, start + length * high
 
 
-def _leaf(name: str, value: float, draws: Floats, groups: float) -> dict[str, float | None]:
+def _leaf(name: str, value: float, draws: np.ndarray, groups: float) -> dict:
     """{"value", "low", "high"}; None where not defined, or known from too few groups or draws."""
     ends, finite = (np.nan, np.nan), draws[np.isfinite(draws)]
     if groups >= 2 and len(finite) >= MIN_RESAMPLES:
@@ -69,7 +64,7 @@ def _leaf(name: str, value: float, draws: Floats, groups: float) -> dict[str, fl
     return {"value": number_or_none(value), "low": low, "high": high}
 
 
-def effective_groups(y: ArrayLike, groups: ArrayLike) -> float:
+def effective_groups(y: np.ndarray, groups: np.ndarray) -> float:
     """How many groups a metric that weighs classes equally rests on.
 
     Welch-Satterthwaite degrees of freedom plus one, at most the number of groups.
@@ -82,14 +77,14 @@ def effective_groups(y: ArrayLike, groups: ArrayLike) -> float:
 
 
 def intervals(
-    y: ArrayLike,
-    probabilities: ArrayLike,
-    groups: ArrayLike,
-    class_names: Names,
+    y: np.ndarray,
+    probabilities: np.ndarray,
+    groups: np.ndarray,
+    class_names: tuple,
     resamples: int = 1000,
     seed: int = 0,
-    prevalence: ArrayLike | None = None,
-) -> dict[str, Any]:
+    prevalence: np.ndarray | None = None,
+) -> dict:
     """Every metric as {"value", "low", "high"}, 95%; binary read-outs are under "binary".
 
     groups: (N,) patients. prevalence: (K,) class shares that the images are weighted to, if given.
@@ -98,11 +93,11 @@ def intervals(
     names, predicted = np.asarray(groups).astype(str), checked.argmax(1)
     total, balanced = len(set(names)), effective_groups(labels, names)
 
-    def scores(block: Floats) -> Scores:
+    def scores(block: np.ndarray) -> dict:
         weights = metrics.shift_prevalence(block, labels, prevalence)
         return metrics.weighted_scores(labels, checked, weights, class_names)
 
-    def leaf(path: tuple[str, ...], value: Floats, draws: Floats) -> dict[str, float | None]:
+    def leaf(path: tuple, value: np.ndarray, draws: np.ndarray) -> dict:
         count = total if path[0] in IMAGE_WEIGHTED else balanced
         if path[-1] in class_names:
             index = list(class_names).index(path[-1])
@@ -115,8 +110,13 @@ def intervals(
 
 
 def paired(
-    y: ArrayLike, a: ArrayLike, b: ArrayLike, groups: ArrayLike, class_names: Names, **sampling: int
-) -> dict[str, Any]:
+    y: np.ndarray,
+    a: np.ndarray,
+    b: np.ndarray,
+    groups: np.ndarray,
+    class_names: tuple,
+    **sampling: int,
+) -> dict:
     """Differences a minus b as {"value", "low", "high"}, 95%, on the same resamples of groups.
 
     a, b: probabilities (N, K) of two models for the same images. sampling: `resamples` and `seed`.
@@ -124,12 +124,12 @@ def paired(
     (labels, first), (_, second) = metrics.check_inputs(y, a), metrics.check_inputs(y, b)
     names = np.asarray(groups).astype(str)
 
-    def differences(weights: Floats) -> Scores:
+    def differences(weights: np.ndarray) -> dict:
         ours = metrics.weighted_scores(labels, first, weights, class_names)
         others = metrics.weighted_scores(labels, second, weights, class_names)
         return map_leaves(lambda path, score, other: score - other, ours, others)
 
-    def leaf(path: tuple[str, ...], value: Floats, draws: Floats) -> dict[str, float | None]:
+    def leaf(path: tuple, value: np.ndarray, draws: np.ndarray) -> dict:
         return _leaf("difference", value[0], draws, len(set(names)))
 
     return map_leaves(leaf, *_resample(differences, names, **sampling))

@@ -1,22 +1,18 @@
 """Calibration: temperature scaling, undoing class shares, reliability, and when to abstain."""
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
-Floats = NDArray[np.float64]
 # Class shares that training drew, and those of the data: (K,) each.
-Shares = tuple[ArrayLike, ArrayLike]
+Shares = tuple[np.ndarray, np.ndarray]
 
 CALIBRATION_BINS = 10
 # Validation images that must be answered before their accuracy may set a threshold.
 MIN_ANSWERED = 10
 
 
-def bin_membership(confidence: ArrayLike) -> Floats:
+def bin_membership(confidence: np.ndarray) -> np.ndarray:
     """Membership (N, bins) of probabilities in equal-width bins, as 0.0 or 1.0."""
     index = (np.asarray(confidence) * CALIBRATION_BINS).astype(int)
     return np.asarray(np.eye(CALIBRATION_BINS)[np.minimum(index, CALIBRATION_BINS - 1)])
@@ -30,13 +26,13 @@ def wilson_interval(share: float, count: float) -> tuple[float, float]:
     return max(0.0, float((center - half) / scale)), min(1.0, float((center + half) / scale))
 
 
-def apply_temperature(probabilities: ArrayLike, temperature: float) -> Floats:
+def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Probabilities (N, K), softened (temperature > 1) or sharpened (< 1): softmax(log p / T)."""
     logs = np.log(np.asarray(probabilities, float).clip(1e-15))
     return np.asarray(softmax(logs / temperature, axis=1))
 
 
-def fit_temperature(probabilities: ArrayLike, y: ArrayLike) -> float:
+def fit_temperature(probabilities: np.ndarray, y: np.ndarray) -> float:
     """The temperature (0.05 to 20) with the lowest log loss on validation rows; 1.0 without rows.
 
     Guo et al. 2017, arXiv 1706.04599.
@@ -52,7 +48,7 @@ def fit_temperature(probabilities: ArrayLike, y: ArrayLike) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=np.log([0.05, 20]), method="bounded").x))
 
 
-def undo_class_shares(probabilities: ArrayLike, drawn: ArrayLike, held: ArrayLike) -> Floats:
+def undo_class_shares(probabilities: np.ndarray, drawn: np.ndarray, held: np.ndarray) -> np.ndarray:
     """Posteriors (N, K) under the class shares of the data, `held`, by Bayes' rule.
 
     drawn: (K,) class shares that training drew, which the probabilities were learnt with.
@@ -62,8 +58,8 @@ def undo_class_shares(probabilities: ArrayLike, drawn: ArrayLike, held: ArrayLik
 
 
 def calibrate(
-    probabilities: ArrayLike, temperature: float, class_shares: Shares | None = None
-) -> Floats:
+    probabilities: np.ndarray, temperature: float, class_shares: Shares | None = None
+) -> np.ndarray:
     """Calibrated probabilities (N, K): the class shares of training undone, then the temperature.
 
     class_shares: None if there is nothing to undo.
@@ -73,7 +69,7 @@ def calibrate(
     return apply_temperature(probabilities, temperature)
 
 
-def reliability(confidence: Floats, hits: ArrayLike, groups: ArrayLike) -> list[dict[str, Any]]:
+def reliability(confidence: np.ndarray, hits: np.ndarray, groups: np.ndarray) -> list[dict]:
     """One row per filled bin: mean probability `p`, share of hits `hit`, images `n`, `low`, `high`.
 
     `low` and `high` are Wilson's 95% interval at the number of groups in the bin.
@@ -89,7 +85,7 @@ def reliability(confidence: Floats, hits: ArrayLike, groups: ArrayLike) -> list[
     return rows
 
 
-def ece_floor(probabilities: ArrayLike, draws: int = 200, seed: int = 0) -> float:
+def ece_floor(probabilities: np.ndarray, draws: int = 200, seed: int = 0) -> float:
     """The mean ECE of perfectly calibrated labels with these probabilities and this few images."""
     confidence = np.asarray(probabilities, float).max(1)
     hits = np.random.default_rng(seed).random((draws, len(confidence))) < confidence
@@ -97,7 +93,7 @@ def ece_floor(probabilities: ArrayLike, draws: int = 200, seed: int = 0) -> floa
     return float(gaps.sum(1).mean() / len(confidence))
 
 
-def coverage_risk(y: ArrayLike, probabilities: ArrayLike) -> dict[str, list[float]]:
+def coverage_risk(y: np.ndarray, probabilities: np.ndarray) -> dict[str, list[float]]:
     """`coverage`, `risk` (share of errors) and `threshold` as less and less confident images count.
 
     Images of equal confidence are answered together.
@@ -113,7 +109,7 @@ def coverage_risk(y: ArrayLike, probabilities: ArrayLike) -> dict[str, list[floa
     }
 
 
-def choose_threshold(y: ArrayLike, probabilities: ArrayLike, target: float) -> float | None:
+def choose_threshold(y: np.ndarray, probabilities: np.ndarray, target: float) -> float | None:
     """The lowest confidence from which validation images are answered at the target accuracy.
 
     At least MIN_ANSWERED images must be answered; None if no threshold reaches the target.

@@ -2,27 +2,25 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 
 from bonelib.evaluation import calibration
 from bonelib.evaluation.bootstrap import intervals, paired
 from bonelib.evaluation.findings import performance_findings
-from bonelib.evaluation.metrics import Labels, Names, compute_metrics, confusion
+from bonelib.evaluation.metrics import compute_metrics, confusion
 from bonelib.evaluation.predict import Arrays, select_rows, to_arrays
 from bonelib.evaluation.subgroups import count_classes, model_spread, subgroup_results
 from bonelib.messages import DataError, sort_findings
 from bonelib.storage import read_json, text_digest, write_json
 
-Table: TypeAlias = pd.DataFrame
 # A part of metrics.json.
-Block = dict[str, Any]
 
 
-def _test_rows(predictions: Table, baselines: Table | None) -> dict[str, Table]:
+def _test_rows(
+    predictions: pd.DataFrame, baselines: pd.DataFrame | None
+) -> dict[str, pd.DataFrame]:
     """The test rows of "plain" and "tta" predictions and of each baseline, in the same order."""
     table = predictions
     if baselines is not None:
@@ -35,7 +33,7 @@ def _test_rows(predictions: Table, baselines: Table | None) -> dict[str, Table]:
     return tests
 
 
-def _distances(matrix: Labels) -> dict[str, int]:
+def _distances(matrix: np.ndarray) -> dict[str, int]:
     """Predictions by their distance from the true class; {} for fewer than three classes."""
     counts = {"correct": int(matrix.trace())}
     for step in range(1, len(matrix)):
@@ -44,11 +42,11 @@ def _distances(matrix: Labels) -> dict[str, int]:
     return counts if len(matrix) > 2 else {}
 
 
-def _compare(arrays: dict[str, Arrays], sampling: Block) -> Block:
+def _compare(arrays: dict[str, Arrays], sampling: dict) -> dict:
     """The blocks about uncalibrated predictions, with their paired differences."""
     y, plain, groups = arrays["plain"]
     blocks = ("test", "confusion", "ordinal", "baselines", "differences")
-    out: Block = {name: {} for name in blocks}
+    out: dict = {name: {} for name in blocks}
     for name, (_, probabilities, _) in arrays.items():
         results = intervals(y, probabilities, groups, **sampling)
         if name in ("plain", "tta"):
@@ -65,8 +63,11 @@ def _compare(arrays: dict[str, Arrays], sampling: Block) -> Block:
 
 
 def fit_on_validation(
-    predictions: Table, class_names: Names, class_shares: calibration.Shares | None, target: float
-) -> Block:
+    predictions: pd.DataFrame,
+    class_names: tuple,
+    class_shares: calibration.Shares | None,
+    target: float,
+) -> dict:
     """`temperature` and `threshold` (None: none reaches the target) from plain validation rows.
 
     class_shares: see `evaluate`.
@@ -80,10 +81,10 @@ def fit_on_validation(
 
 
 def _calibration(
-    stages: dict[str, Arrays], class_names: Names, class_shares: calibration.Shares | None
-) -> Block:
+    stages: dict[str, Arrays], class_names: tuple, class_shares: calibration.Shares | None
+) -> dict:
     """How far the test probabilities can be taken literally, by stage ("before", "after")."""
-    block: Block = {}
+    block: dict = {}
     for stage, (y, probabilities, groups) in stages.items():
         scores = compute_metrics(y, probabilities, class_names)
         block[stage] = {name: scores[name] for name in ("ece", "log_loss", "brier")}
@@ -96,10 +97,10 @@ def _calibration(
     return block
 
 
-def _selective(test: Arrays, class_names: Names, threshold: float | None) -> Block:
+def _selective(test: Arrays, class_names: tuple, threshold: float | None) -> dict:
     """Coverage and accuracy on the test set if predictions below the threshold are withheld."""
     y, probabilities, groups = test
-    block: Block = {"threshold": threshold, "curve": calibration.coverage_risk(y, probabilities)}
+    block: dict = {"threshold": threshold, "curve": calibration.coverage_risk(y, probabilities)}
     rows = probabilities.max(1) >= (np.inf if threshold is None else threshold)
     block |= {"answered": int(rows.sum()), "coverage": float(rows.mean())}
     if rows.any():
@@ -108,7 +109,7 @@ def _selective(test: Arrays, class_names: Names, threshold: float | None) -> Blo
     return block
 
 
-def _at_prevalence(test: Arrays, prevalence: ArrayLike, sampling: Block) -> Block:
+def _at_prevalence(test: Arrays, prevalence: np.ndarray, sampling: dict) -> dict:
     """Results if the classes had the proportions of `prevalence` (K,)."""
     names, shares = sampling["class_names"], np.asarray(prevalence, float) / np.sum(prevalence)
     if len(shares) != len(names):
@@ -118,27 +119,27 @@ def _at_prevalence(test: Arrays, prevalence: ArrayLike, sampling: Block) -> Bloc
 
 
 def evaluate(
-    predictions: Table,
-    class_names: Names,
-    baselines: Table | None = None,
-    metadata: Table | None = None,
+    predictions: pd.DataFrame,
+    class_names: tuple,
+    baselines: pd.DataFrame | None = None,
+    metadata: pd.DataFrame | None = None,
     *,
     class_shares: calibration.Shares | None = None,
-    prevalence: ArrayLike | None = None,
+    prevalence: np.ndarray | None = None,
     target: float = 0.9,
     resamples: int = 1000,
     seed: int = 0,
-) -> Block:
+) -> dict:
     """metrics.json's content: results on test rows; val rows give temperature and threshold.
 
     predictions: predictions.csv. baselines: from `predict_baselines`. metadata: path, and the
     columns to form subgroups by. class_shares: (drawn in training, of the data), (K,) each, undone
     if given. prevalence: (K,) at the clinic. target: accuracy of the answered images.
     """
-    sampling: Block = {"class_names": class_names, "resamples": resamples, "seed": seed}
+    sampling: dict = {"class_names": class_names, "resamples": resamples, "seed": seed}
     tests = _test_rows(predictions, baselines)
     arrays = {name: to_arrays(rows, class_names) for name, rows in tests.items()}
-    out: Block = {"model": "plain", "counts": count_classes(tests["plain"], class_names)}
+    out: dict = {"model": "plain", "counts": count_classes(tests["plain"], class_names)}
     out |= _compare(arrays, sampling)
     fitted = fit_on_validation(predictions, class_names, class_shares, target)
     y, before, groups = arrays["plain"]
@@ -159,7 +160,7 @@ def evaluate(
     return out | {"findings": [asdict(finding) for finding in findings]}
 
 
-def count_test_reads(predictions: Table, model_digest: str, ledger: Path) -> int:
+def count_test_reads(predictions: pd.DataFrame, model_digest: str, ledger: Path) -> int:
     """How many different models have read this test set, counted in `ledger` (JSON)."""
     test = predictions.loc[predictions["split"] == "test", ["path", "label"]]
     key = text_digest(test.drop_duplicates().sort_values("path").to_csv(index=False))
@@ -169,7 +170,9 @@ def count_test_reads(predictions: Table, model_digest: str, ledger: Path) -> int
     return len(reads[key])
 
 
-def failures(predictions: Table, class_names: Names, count: int = 9) -> dict[str, Table]:
+def failures(
+    predictions: pd.DataFrame, class_names: tuple, count: int = 9
+) -> dict[str, pd.DataFrame]:
     """Test rows worth a look: confident errors, unsure ones, those that TTA changes most.
 
     With `prediction` and `confidence`, and `moved`: half the change in probabilities by TTA.

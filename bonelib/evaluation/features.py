@@ -1,17 +1,11 @@
 """Images to feature vectors: texture, corners, or a frozen pretrained backbone."""
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from bonelib.config import Config
-from bonelib.evaluation.calibration import Floats
 from bonelib.evaluation.predict import logits
 from bonelib.training.device import device, precision
 from bonelib.training.model import build
-
-Pixels = NDArray[Any]
 
 # Rotation-invariant uniform patterns (Ojala 2002, doi 10.1109/TPAMI.2002.1017623): 0..8 set
 # neighbours, 9 for the rest.
@@ -23,14 +17,14 @@ _NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, 
 _GRID = 8
 
 
-def cheap_features(cfg: Config, images: Pixels) -> Floats:
+def cheap_features(cfg: Config, images: np.ndarray) -> np.ndarray:
     """(N, D): the features of the frozen backbone or, without pretrained weights, texture."""
     if cfg.pretrained:
         return frozen_features(cfg, images)
     return np.stack([texture_features(image) for image in images])
 
 
-def frozen_features(cfg: Config, images: Pixels) -> Floats:
+def frozen_features(cfg: Config, images: np.ndarray) -> np.ndarray:
     """(N, D): the pooled last feature map of the pretrained backbone; images: (N, S, S) uint8."""
     net = build(cfg, 2).to(device())
     net.backbone.reset_classifier(0)
@@ -40,13 +34,13 @@ def frozen_features(cfg: Config, images: Pixels) -> Floats:
     return features[0].astype(np.float64)  # (N, D)
 
 
-def texture_features(image: Pixels) -> Floats:
+def texture_features(image: np.ndarray) -> np.ndarray:
     """Grey-level histogram, and local binary patterns at 1, 2 and 4 px: (S, S) uint8 to (62,)."""
     patterns = [_binary_patterns(image, radius) for radius in (1, 2, 4)]
     return np.concatenate([_histogram(image >> 3, 32), *patterns])
 
 
-def corner_features(image: Pixels) -> Floats:
+def corner_features(image: np.ndarray) -> np.ndarray:
     """Mean and standard deviation of 4 cells in each corner: (S, S) uint8 to (32,)."""
     step = len(image) // _GRID
     cells = image[: step * _GRID, : step * _GRID].reshape(_GRID, step, _GRID, step)
@@ -55,12 +49,12 @@ def corner_features(image: Pixels) -> Floats:
     return np.concatenate([cells.mean((1, 3))[corners], cells.std((1, 3))[corners]])
 
 
-def _histogram(values: Pixels, count: int) -> Floats:
+def _histogram(values: np.ndarray, count: int) -> np.ndarray:
     """Shares of the integers 0..count - 1: (count,)."""
     return np.bincount(values.ravel(), minlength=count) / values.size
 
 
-def _binary_patterns(image: Pixels, radius: int) -> Floats:
+def _binary_patterns(image: np.ndarray, radius: int) -> np.ndarray:
     """Histogram (10,) of the local binary patterns of an image (S, S)."""
     code = np.zeros(image.shape, np.uint8)
     for bit, (dy, dx) in enumerate(_NEIGHBOURS):

@@ -1,7 +1,5 @@
 """What metrics and splits say, as findings; one rule decides every comparison."""
 
-from typing import Any
-
 import pandas as pd
 
 from bonelib.messages import Finding
@@ -24,7 +22,7 @@ MAX_WIDTH = 0.2
 LEAK_COLUMNS = ("group", "_group", "_cluster", "_image", "_file", "patient")
 
 
-def format_interval(leaf: dict[str, Any] | None, signed: bool = False) -> str:
+def format_interval(leaf: dict | None, signed: bool = False) -> str:
     """A result with its interval, "0.71 (0.62 to 0.79)", or "not defined"."""
     numbers = [leaf[key] for key in ("value", "low", "high")] if leaf else []
     sign = "+" if signed else ""
@@ -35,7 +33,7 @@ def format_interval(leaf: dict[str, Any] | None, signed: bool = False) -> str:
     return f"{texts[0]} ({texts[1]} to {texts[2]})"
 
 
-def above_chance(auroc: dict[str, Any]) -> bool | None:
+def above_chance(auroc: dict) -> bool | None:
     """Whether an AUROC is above chance (0.5); None if its interval is too wide to say no."""
     low, high = auroc["low"], auroc["high"]
     if low is None or (low <= 0.5 and high - low > MAX_WIDTH):
@@ -43,7 +41,7 @@ def above_chance(auroc: dict[str, Any]) -> bool | None:
     return bool(low > 0.5)
 
 
-def _comparison(difference: dict[str, Any], first: str, second: str, patients: int) -> Finding:
+def _comparison(difference: dict, first: str, second: str, patients: int) -> Finding:
     """A finding from the paired difference in AUROC, first minus second.
 
     patients: of the smallest class.
@@ -62,7 +60,7 @@ def _comparison(difference: dict[str, Any], first: str, second: str, patients: i
     return Finding("warning", f"{text} ({results}).")
 
 
-def performance_findings(metrics: dict[str, Any]) -> list[Finding]:
+def performance_findings(metrics: dict) -> list[Finding]:
     """What the content of metrics.json says about the model."""
     test, counts, differences = (metrics[key] for key in ("test", "counts", "differences"))
     auroc, accuracy = (test[metrics["model"]][name] for name in ("auroc", "accuracy"))
@@ -102,7 +100,7 @@ def performance_findings(metrics: dict[str, Any]) -> list[Finding]:
 
 
 def leak_findings(
-    splits: pd.DataFrame, catalog: pd.DataFrame | None = None, audit: dict[str, Any] | None = None
+    splits: pd.DataFrame, catalog: pd.DataFrame | None = None, audit: dict | None = None
 ) -> list[Finding]:
     """An alarm for each way in which test images or patients are also in train or val.
 

@@ -1,14 +1,11 @@
 """Where the model looks (Grad-CAM), and whether such a heat map can be trusted."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 
 from bonelib.evaluation.bootstrap import intervals
 from bonelib.evaluation.findings import above_chance, format_interval
@@ -18,7 +15,6 @@ from bonelib.split import label_indices
 from bonelib.training.model import Net
 
 # Images (N, S, S) uint8, or heat maps (N, S, S) float32.
-Images = NDArray[Any]
 
 # Deletion blurs squares of 1/14 of the side, in ten steps.
 DELETION_CELLS = 14
@@ -27,7 +23,7 @@ DELETION_STEPS = np.linspace(0, 1, 11)
 MAX_MAPS = 12
 
 
-def heatmaps(net: Net, images: Images, classes: NDArray[np.int64]) -> Images:
+def heatmaps(net: Net, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """(N, S, S) in 0..1: the evidence for `classes` (N,) in each of a few dozen images (N, S, S).
 
     Selvaraju et al. 2017, doi 10.1109/ICCV.2017.74. The gradient goes through the head alone, from
@@ -55,7 +51,7 @@ def heatmaps(net: Net, images: Images, classes: NDArray[np.int64]) -> Images:
     return np.asarray(maps.detach().cpu().numpy())
 
 
-def _deleted(image: Images, order: NDArray[np.int64]) -> Images:
+def _deleted(image: np.ndarray, order: np.ndarray) -> np.ndarray:
     """(steps, S, S): more and more squares of an image replaced by a blurred copy, in `order`."""
     size = len(image)
     cells = np.argsort(order).reshape(DELETION_CELLS, DELETION_CELLS).astype(np.float32)
@@ -65,8 +61,8 @@ def _deleted(image: Images, order: NDArray[np.int64]) -> Images:
 
 
 def deletion(
-    net: Net, images: Images, maps: Images, classes: NDArray[np.int64], seed: int = 0
-) -> dict[str, Any]:
+    net: Net, images: np.ndarray, maps: np.ndarray, classes: np.ndarray, seed: int = 0
+) -> dict:
     """Mean probability of `classes` while squares are deleted by heat and in random order.
 
     `heat`, `random`: one value per step. `gain`: the mean area between the two curves with a 95%
@@ -91,7 +87,7 @@ def deletion(
     }
 
 
-def corners_only(images: Images) -> Images:
+def corners_only(images: np.ndarray) -> np.ndarray:
     """The images (N, S, S) with all but their corners, a quarter of the side, at the mean grey."""
     position = np.arange(images.shape[1]) / images.shape[1]
     outer = (position < 0.25) | (position >= 0.75)
@@ -100,8 +96,8 @@ def corners_only(images: Images) -> Images:
 
 
 def explain(
-    net: Net, images: Images, rows: pd.DataFrame, class_names: Sequence[str], seed: int = 0
-) -> dict[str, Any]:
+    net: Net, images: np.ndarray, rows: pd.DataFrame, class_names: tuple, seed: int = 0
+) -> dict:
     """explain.json's content: the corners-only and the deletion check, with their findings.
 
     images: (N, S, S), of the test set. rows: their `label` and `group`.
@@ -110,7 +106,7 @@ def explain(
     auroc = intervals(y, softmax_mean(blind), rows["group"], class_names)["auroc"]
     some = np.random.default_rng(seed).permutation(len(images))[:MAX_MAPS]
     predicted = logits(net, images[some])[0].argmax(1)
-    out: dict[str, Any] = {"images": len(some), "corners_only": {"auroc": auroc}}
+    out: dict = {"images": len(some), "corners_only": {"auroc": auroc}}
     findings = [_corners_finding(auroc)]
     try:
         maps = heatmaps(net, images[some], predicted)
@@ -122,7 +118,7 @@ def explain(
     return out | {"findings": [asdict(finding) for finding in findings]}
 
 
-def _corners_finding(auroc: dict[str, Any]) -> Finding:
+def _corners_finding(auroc: dict) -> Finding:
     result = f"(AUROC of the model on the image corners alone {format_interval(auroc)})."
     outcomes = {
         True: Finding("alarm", f"Shortcut: the model needs no bone to predict the class {result}"),
@@ -132,7 +128,7 @@ def _corners_finding(auroc: dict[str, Any]) -> Finding:
     return outcomes[above_chance(auroc)]
 
 
-def _deletion_finding(gain: dict[str, Any]) -> Finding:
+def _deletion_finding(gain: dict) -> Finding:
     result = f"(gain by deletion {format_interval(gain, signed=True)})."
     if gain["low"] > 0:
         return Finding("note", f"Heat maps find what the model uses better than chance {result}")

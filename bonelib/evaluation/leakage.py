@@ -9,8 +9,6 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from bonelib.evaluation.calibration import Floats
-from bonelib.evaluation.metrics import Labels
 from bonelib.split import assign_folds
 
 PROTOCOLS = ("oversample, then split by image", "split by image", "split by group")
@@ -18,8 +16,8 @@ TEST_SHARE = 0.2
 
 
 def compare_protocols(
-    features: Floats,
-    y: Labels,
+    features: np.ndarray,
+    y: np.ndarray,
     groups: pd.Series,
     repeats: int = 20,
     seed: int = 0,

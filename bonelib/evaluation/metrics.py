@@ -1,28 +1,23 @@
 """Classification metrics under weights: each row of weights is one resample of the test set."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import confusion_matrix
 
-from bonelib.evaluation.calibration import Floats, bin_membership
+from bonelib.evaluation.calibration import bin_membership
 from bonelib.messages import DataError
 
-Labels = NDArray[np.int64]
-Names = Sequence[str]
 # Metrics under R rows of weights by name: (R,), or {class name: (R,)}.
-Scores = dict[str, Any]
 
 
-def map_leaves(function: Callable[..., Any], first: Scores, *others: Scores) -> Scores:
+def map_leaves(function: Callable, first: dict, *others: dict) -> dict:
     """`function(path, value, ...)` of each value of nested dictionaries of one structure.
 
     path: the name of the metric, and of the class if there is one for each.
     """
 
-    def mapped(path: tuple[str, ...], *values: Any) -> Any:
+    def mapped(path: tuple, *values):
         if not isinstance(values[0], dict):
             return function(path, *values)
         return {name: mapped((*path, name), *(v[name] for v in values)) for name in values[0]}
@@ -30,7 +25,7 @@ def map_leaves(function: Callable[..., Any], first: Scores, *others: Scores) -> 
     return dict(mapped((), first, *others))
 
 
-def check_inputs(y: ArrayLike, probabilities: ArrayLike) -> tuple[Labels, Floats]:
+def check_inputs(y: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Labels (N,) as int64 and probabilities (N, K) as float64; DataError if they are not."""
     labels, checked = np.asarray(y), np.asarray(probabilities, dtype=float)
     if checked.ndim != 2 or len(checked) != len(labels) or not len(labels) or checked.shape[1] < 2:
@@ -44,12 +39,12 @@ def check_inputs(y: ArrayLike, probabilities: ArrayLike) -> tuple[Labels, Floats
     return labels.astype(np.int64), checked
 
 
-def _defined_mean(values: Floats) -> Floats:
+def _defined_mean(values: np.ndarray) -> np.ndarray:
     """Mean over the classes with a defined value: (R, K) to (R,); NaN if there are none."""
     return np.asarray(np.nansum(values, -1) / np.isfinite(values).sum(-1))
 
 
-def _auroc(score: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floats:
+def _auroc(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Area under the ROC curve with ties counted half (Mann-Whitney): (R,)."""
     order = np.argsort(score, kind="stable")
     starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf))
@@ -61,7 +56,7 @@ def _auroc(score: Floats, positive: NDArray[np.bool_], weights: Floats) -> Float
     return np.asarray((positives * below).sum(1) / (positives.sum(1) * negatives.sum(1)))
 
 
-def _quadratic_kappa(matrix: Floats) -> Floats:
+def _quadratic_kappa(matrix: np.ndarray) -> np.ndarray:
     """Kappa with quadratic weights of confusion matrices (R, K, K): (R,); NaN below 3 classes."""
     steps = np.arange(matrix.shape[1])
     squares = np.square(np.subtract.outer(steps, steps)) if len(steps) > 2 else np.nan
@@ -70,7 +65,9 @@ def _quadratic_kappa(matrix: Floats) -> Floats:
     return np.asarray(1 - (matrix * squares).sum((1, 2)) / (expected * squares).sum((1, 2)))
 
 
-def _binary_scores(y: Labels, probabilities: Floats, weights: Floats, class_names: Names) -> Scores:
+def _binary_scores(
+    y: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, class_names: tuple
+) -> dict:
     """The AUROC of each cut between the ordered classes, by its name: (R,) each."""
     return {
         f"{name} or worse: AUROC": _auroc(probabilities[:, cut:].sum(1), y >= cut, weights)
@@ -80,14 +77,14 @@ def _binary_scores(y: Labels, probabilities: Floats, weights: Floats, class_name
 
 @np.errstate(invalid="ignore")
 def weighted_scores(
-    y: Labels, probabilities: Floats, weights: Floats, class_names: Names
-) -> Scores:
+    y: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, class_names: tuple
+) -> dict:
     """Every metric under each row of `weights` (R, N): (R,), per-class ones {class: (R,)}.
 
     Inputs must have passed `check_inputs`; what is not defined is NaN.
     """
 
-    def by_class(values: Floats) -> dict[str, Floats]:
+    def by_class(values: np.ndarray) -> dict[str, np.ndarray]:
         return dict(zip(class_names, values.T, strict=True))
 
     images, classes = probabilities.shape
@@ -120,7 +117,9 @@ def weighted_scores(
     }
 
 
-def shift_prevalence(weights: Floats, y: Labels, prevalence: ArrayLike | None) -> Floats:
+def shift_prevalence(
+    weights: np.ndarray, y: np.ndarray, prevalence: np.ndarray | None
+) -> np.ndarray:
     """Weights (R, N) under which the classes present have the proportions of `prevalence` (K,)."""
     if prevalence is None:
         return weights
@@ -130,20 +129,23 @@ def shift_prevalence(weights: Floats, y: Labels, prevalence: ArrayLike | None) -
     return np.asarray(weights * factor[:, y] * weights.sum(1, keepdims=True))
 
 
-def confusion(y: ArrayLike, probabilities: ArrayLike) -> Labels:
+def confusion(y: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """The confusion matrix (K, K): true classes in rows, predicted classes in columns."""
     labels, checked = check_inputs(y, probabilities)
     return confusion_matrix(labels, checked.argmax(1), labels=range(checked.shape[1]))
 
 
-def number_or_none(value: Any) -> float | None:
+def number_or_none(value) -> float | None:
     """A plain float, or None where the metric is not defined."""
     return float(value) if np.isfinite(value) else None
 
 
 def compute_metrics(
-    y: ArrayLike, probabilities: ArrayLike, class_names: Names, prevalence: ArrayLike | None = None
-) -> dict[str, Any]:
+    y: np.ndarray,
+    probabilities: np.ndarray,
+    class_names: tuple,
+    prevalence: np.ndarray | None = None,
+) -> dict:
     """Every metric without interval: floats, per-class ones {class: float}; None if not defined."""
     labels, checked = check_inputs(y, probabilities)
     weights = shift_prevalence(np.ones((1, len(labels))), labels, prevalence)

@@ -1,28 +1,25 @@
 """Images to probabilities, plain or averaged over the test-time views."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from scipy.special import softmax
 
 from bonelib import augment
-from bonelib.evaluation.calibration import Floats, calibrate
-from bonelib.evaluation.metrics import Labels
+from bonelib.evaluation.calibration import calibrate
 from bonelib.messages import DataError
 from bonelib.split import Fold, label_indices
 from bonelib.training import device
 from bonelib.training.loader import plain_batches
 from bonelib.training.model import TrainedModel
 
-# Labels (N,), probabilities (N, K) and groups (N,).
-Arrays = tuple[Labels, Floats, NDArray[Any]]
+# np.ndarray (N,), probabilities (N, K) and groups (N,).
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def probability_columns(class_names: Sequence[str]) -> list[str]:
+def probability_columns(class_names: tuple) -> list[str]:
     """The names of the probability columns of a table: "p_normal" for the class "Normal"."""
     return ["p_" + name.lower() for name in class_names]
 
@@ -30,12 +27,12 @@ def probability_columns(class_names: Sequence[str]) -> list[str]:
 @torch.inference_mode()
 def logits(
     net: torch.nn.Module,
-    images: NDArray[np.uint8],
-    rows: NDArray[np.int64] | None = None,
+    images: np.ndarray,
+    rows: np.ndarray | None = None,
     views: Sequence[str] = ("identity",),
     batch_size: int = 32,
     precision: str = "no",
-) -> NDArray[np.float32]:
+) -> np.ndarray:
     """(V, N, K): the logits of each row's image in each view; the views of a batch go in one pass.
 
     images: (M, S, S). rows: (N,) positions in `images`, at least one; None: all. batch_size: images
@@ -53,7 +50,7 @@ def logits(
     return np.asarray(torch.cat(results, 1).numpy())
 
 
-def softmax_mean(logits: NDArray[Any]) -> Floats:
+def softmax_mean(logits: np.ndarray) -> np.ndarray:
     """Probabilities (N, K): the softmax of logits (V, N, K), averaged over the views."""
     return np.asarray(softmax(logits.astype(np.float64), axis=-1).mean(0))
 
@@ -82,7 +79,7 @@ def predict_splits(
     return pd.concat(tables, ignore_index=True)
 
 
-def calibrated_probabilities(logits: NDArray[Any], meta: dict[str, Any]) -> Floats:
+def calibrated_probabilities(logits: np.ndarray, meta: dict) -> np.ndarray:
     """Probabilities (N, K) of logits (V, N, K), calibrated as 04_evaluate did.
 
     meta: the model's config.json, with `temperature` and `class_shares`.
@@ -101,7 +98,7 @@ def select_rows(predictions: pd.DataFrame, kind: str, split: str) -> pd.DataFram
     return rows
 
 
-def to_arrays(rows: pd.DataFrame, class_names: Sequence[str]) -> Arrays:
+def to_arrays(rows: pd.DataFrame, class_names: tuple) -> Arrays:
     """Labels (N,), probabilities (N, K) and groups (N,) of rows of predictions.csv."""
     y = label_indices(rows["label"], tuple(class_names))
     return y, rows[probability_columns(class_names)].to_numpy(float), rows["group"].to_numpy()

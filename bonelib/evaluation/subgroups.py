@@ -1,12 +1,10 @@
 """Results by part of the test set: classes, subgroups, and models of a cross-validation."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
 from bonelib.evaluation.bootstrap import intervals
-from bonelib.evaluation.metrics import Names, compute_metrics
+from bonelib.evaluation.metrics import compute_metrics
 from bonelib.evaluation.predict import to_arrays
 
 SUMMARY_METRICS = ["accuracy", "balanced_accuracy", "macro_f1", "auroc", "quadratic_kappa"]
@@ -14,7 +12,7 @@ SUMMARY_METRICS = ["accuracy", "balanced_accuracy", "macro_f1", "auroc", "quadra
 SUBGROUP_MINIMUM = 10
 
 
-def count_classes(test: pd.DataFrame, class_names: Names) -> dict[str, Any]:
+def count_classes(test: pd.DataFrame, class_names: tuple) -> dict:
     """How many images and groups the test rows hold, in all and per class."""
     by_class = test.groupby("label")[["path", "group"]].nunique().reindex(class_names, fill_value=0)
     return {
@@ -34,9 +32,7 @@ def _categories(values: pd.Series) -> pd.Series:
     return values.astype(object).where(values.notna(), "not known").astype(str)
 
 
-def subgroup_results(
-    test: pd.DataFrame, metadata: pd.DataFrame, sampling: dict[str, Any]
-) -> dict[str, Any]:
+def subgroup_results(test: pd.DataFrame, metadata: pd.DataFrame, sampling: dict) -> dict:
     """Results by each metadata column, for subgroups of SUBGROUP_MINIMUM groups or more."""
     known = test[["path"]].merge(metadata.drop_duplicates("path"), "left", "path")
     out = {}
@@ -53,7 +49,7 @@ def subgroup_results(
     return out
 
 
-def model_spread(test: pd.DataFrame, class_names: Names) -> dict[str, Any]:
+def model_spread(test: pd.DataFrame, class_names: tuple) -> dict:
     """Mean and standard deviations of metrics over the models of a cross-validation."""
     models = {}
     for key, rows in test.groupby(["seed", "fold"]):

@@ -1,10 +1,7 @@
 """Figures of the audit, from the content of audit.json."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from bonelib.plots.style import BLUE, GREY, INK, MAGENTA, Figure, new_figure, styled
 
@@ -20,7 +17,7 @@ MAX_COPIES = 5
 
 
 @styled
-def funnel(audit: dict[str, Any]) -> Figure:
+def funnel(audit: dict) -> Figure:
     """How many images are left after each exclusion."""
     left = np.array([audit["counts"][step] for step in FUNNEL_STEPS])
     excluded = -np.diff(left, prepend=left[0])
@@ -35,7 +32,7 @@ def funnel(audit: dict[str, Any]) -> Figure:
 
 
 @styled
-def clusters(audit: dict[str, Any], rows: pd.DataFrame, thumbnails: NDArray[Any]) -> Figure:
+def clusters(audit: dict, rows: pd.DataFrame, thumbnails: np.ndarray) -> Figure:
     """The most important clusters of copies, one per row; conflicting labels are coloured.
 
     rows: the readable rows of the catalog. thumbnails: (N, S, S) uint8, theirs.
@@ -59,13 +56,13 @@ def clusters(audit: dict[str, Any], rows: pd.DataFrame, thumbnails: NDArray[Any]
     return figure
 
 
-def _cluster_order(cluster: dict[str, Any]) -> tuple[bool, bool, int]:
+def _cluster_order(cluster: dict) -> tuple[bool, bool, int]:
     """Conflicts first, then copies that are not the same file, then large clusters."""
     return not cluster["conflict"], cluster["kinds"] == ["same file"], -len(cluster["paths"])
 
 
 @styled
-def shortcuts(audit: dict[str, Any]) -> Figure:
+def shortcuts(audit: dict) -> Figure:
     """AUROC of the class from each property that is not bone; those with a warning are coloured."""
     found = sorted(audit["shortcuts"], key=lambda shortcut: shortcut["auroc"])
     colours = [MAGENTA if shortcut["warning"] else GREY for shortcut in found]

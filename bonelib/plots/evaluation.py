@@ -3,12 +3,10 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.ticker import PercentFormatter
-from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import ConfusionMatrixDisplay, auc, roc_curve
 
 from bonelib.evaluation.findings import BASELINE_NAMES
@@ -20,7 +18,7 @@ COMPARED_METRICS = {"auroc": "AUROC", "macro_f1": "macro-F1", "accuracy": "accur
 
 
 @styled
-def confusion_matrices(matrices: Mapping[str, ArrayLike], class_names: Sequence[str]) -> Figure:
+def confusion_matrices(matrices: Mapping[str, np.ndarray], class_names: tuple) -> Figure:
     """Confusion matrices (K, K), one panel per kind of prediction.
 
     Rows are true classes, columns predicted ones; shares are of the true class.
@@ -41,7 +39,7 @@ def confusion_matrices(matrices: Mapping[str, ArrayLike], class_names: Sequence[
 
 
 @styled
-def roc(y: NDArray[Any], probabilities: NDArray[Any], class_names: Sequence[str]) -> Figure:
+def roc(y: np.ndarray, probabilities: np.ndarray, class_names: tuple) -> Figure:
     """A ROC curve for each class against the rest; y (N,), probabilities (N, K)."""
     figure, axes = new_figure("metrics", height=6.2)
     axis = axes[0, 0]
@@ -106,7 +104,7 @@ def accuracy_by_coverage(
 
 
 @styled
-def comparison(metrics: Mapping[str, Any]) -> Figure:
+def comparison(metrics: dict) -> Figure:
     """The model beside each baseline: points with 95% intervals, one panel per metric."""
     blocks = {f"model, {KIND_NAMES[kind]}": block for kind, block in metrics["test"].items()}
     for name, block in metrics["baselines"].items():
@@ -127,9 +125,7 @@ def comparison(metrics: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def gallery(
-    images: NDArray[Any], rows: pd.DataFrame, class_names: Sequence[str], title: str
-) -> Figure:
+def gallery(images: np.ndarray, rows: pd.DataFrame, class_names: tuple, title: str) -> Figure:
     """Test images (N, S, S) uint8 with true class (the frame's colour) and prediction.
 
     rows: theirs, from `evaluate.failures`.

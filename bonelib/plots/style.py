@@ -1,21 +1,18 @@
 """The look of every figure, its class colours, and the report section that it belongs to."""
 
 import io
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import matplotlib.figure
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, to_hex
-from numpy.typing import NDArray
 
 from bonelib.storage import atomic_file
 
 BLUE, TEAL, GOLD, BROWN, MAGENTA = "#648FFF", "#45D3A8", "#FFB000", "#5C2008", "#DC267F"
 GREY, INK = "#8a8a8a", "#222222"
-STYLE: dict[Any, Any] = {
+STYLE: dict = {
     "font.size": 11,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
@@ -29,7 +26,7 @@ STYLE: dict[Any, Any] = {
 styled = matplotlib.rc_context(STYLE)
 
 
-def class_colours(class_names: Sequence[str]) -> dict[str, str]:
+def class_colours(class_names: tuple) -> dict[str, str]:
     """A colour for each class, from healthy to ill, that colour-blind readers can tell apart."""
     # 257 steps have GOLD exactly in the middle
     scale = LinearSegmentedColormap.from_list("", [BLUE, TEAL, GOLD, BROWN, MAGENTA], N=257)
@@ -52,13 +49,8 @@ class Figure(matplotlib.figure.Figure):
 
 
 def new_figure(
-    section: str,
-    rows: int = 1,
-    columns: int = 1,
-    height: float = 4,
-    title: str = "",
-    **options: Any,
-) -> tuple[Figure, NDArray[Any]]:
+    section: str, rows: int = 1, columns: int = 1, height: float = 4, title: str = "", **options
+) -> tuple[Figure, np.ndarray]:
     """A figure of 800 px width for a report section, and its axes (rows, columns).
 
     height: in inches, at 125 dpi. options: passed to `Figure.subplots`.

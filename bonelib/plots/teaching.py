@@ -1,7 +1,6 @@
 """Figures of the steps that a notebook writes out by hand."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,7 +9,7 @@ from bonelib.plots.style import BLUE, GREY, INK, MAGENTA, Figure, new_figure, st
 
 
 @styled
-def curves(series: Mapping[str, tuple[Any, Any]], title: str, xlabel: str, ylabel: str) -> Figure:
+def curves(series: dict[str, tuple], title: str, xlabel: str, ylabel: str) -> Figure:
     """Lines of (x, y) by name; the second one is dashed, as a reference."""
     figure, axes = new_figure("training", height=3.2)
     axis = axes[0, 0]

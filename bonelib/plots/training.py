@@ -1,12 +1,10 @@
 """Figures of classes, images and training, from tables and arrays."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
 from bonelib.plots.style import BLUE, GREY, MAGENTA, Figure, class_colours, new_figure, styled
 
@@ -15,7 +13,7 @@ SPLIT_ORDER = ("train", "val", "test")
 
 @styled
 def class_counts(
-    table: pd.DataFrame, class_names: Sequence[str], by: str | None = None, title: str = "Images"
+    table: pd.DataFrame, class_names: tuple, by: str | None = None, title: str = "Images"
 ) -> Figure:
     """Bars of the rows of each class (`label`); with `by`, one cluster of bars per value of it."""
     clusters = table[by] if by else pd.Series("", table.index)
@@ -33,7 +31,7 @@ def class_counts(
     return figure
 
 
-def balance(splits: pd.DataFrame, class_names: Sequence[str]) -> Figure:
+def balance(splits: pd.DataFrame, class_names: tuple) -> Figure:
     """Training images of each class beside how often an epoch draws them (`draws`)."""
     train = splits[splits["split"] == "train"]
     drawn = train.loc[train.index.repeat(train["draws"].astype(int))]
@@ -43,12 +41,12 @@ def balance(splits: pd.DataFrame, class_names: Sequence[str]) -> Figure:
 
 @styled
 def image_grid(
-    images: Sequence[NDArray[Any]] | NDArray[Any],
+    images: Sequence[np.ndarray] | np.ndarray,
     captions: Sequence[str],
     colours: Sequence[str] | None = None,
     columns: int = 4,
     title: str = "",
-    maps: Sequence[NDArray[Any]] | NDArray[Any] | None = None,
+    maps: Sequence[np.ndarray] | np.ndarray | None = None,
     section: str = "data",
 ) -> Figure:
     """Grey images (H, W) uint8 with captions.

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from bonelib.data.quality import rejections
 from bonelib.evaluation.predict import calibrated_probabilities, logits, probability_columns
@@ -32,15 +31,15 @@ def load_models(run: Path) -> list[TrainedModel]:
     return models
 
 
-def models_digest(models: Sequence[TrainedModel]) -> str:
+def models_digest(models: list[TrainedModel]) -> str:
     """A hash of the weights of all models of a run."""
     digests = [model_digest(model.folder) for model in models]
     return digests[0] if len(digests) == 1 else text_digest("".join(digests))
 
 
 def answer_images(
-    models: Sequence[TrainedModel],
-    images_and_reasons: Sequence[tuple[NDArray[np.uint8] | None, str]],
+    models: list[TrainedModel],
+    images_and_reasons: Sequence[tuple[np.ndarray | None, str]],
     batch_size: int = 32,
     precision: str = "no",
 ) -> pd.DataFrame:
@@ -69,7 +68,7 @@ def answer_images(
     return table.assign(prediction=predictions, reason=reasons)
 
 
-def _rejected_by_all(models: Sequence[TrainedModel], images: NDArray[np.uint8]) -> list[str]:
+def _rejected_by_all(models: list[TrainedModel], images: np.ndarray) -> list[str]:
     """For each image the first model's reason to reject it, or "" if one of them accepts it.
 
     The models of folds were trained on different images: one that knows such images is enough.

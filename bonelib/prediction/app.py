@@ -5,13 +5,10 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
-from numpy.typing import NDArray
 
 from bonelib.data.quality import read_for_model
 from bonelib.evaluation import findings, gradcam, predict
@@ -23,7 +20,7 @@ from bonelib.storage import read_json
 from bonelib.training.model import TrainedModel
 
 
-def build_page(models: Sequence[TrainedModel], run: Path) -> Any:
+def build_page(models: list[TrainedModel], run: Path):
     """The page as gradio.Blocks, for `serve`. An upload is deleted with its answer."""
     folder = Path(tempfile.mkdtemp(prefix="bonelib-page-")).resolve()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -32,7 +29,7 @@ def build_page(models: Sequence[TrainedModel], run: Path) -> Any:
     os.environ.update(quiet, GRADIO_TEMP_DIR=str(folder))
     import gradio
 
-    def answer(upload: str) -> tuple[Any, ...]:
+    def answer(upload: str) -> tuple:
         try:
             # the last value empties the upload field
             return *answer_file(models, Path(upload)), None
@@ -46,7 +43,7 @@ def build_page(models: Sequence[TrainedModel], run: Path) -> Any:
         upload = gradio.File(label="A radiograph: PNG, JPEG, TIFF, BMP or DICOM", height=160)
         text = gradio.Markdown()
         label = gradio.Label(label="Calibrated probabilities", show_heading=False)
-        shown: dict[str, Any] = {"interactive": False, "format": "png"}
+        shown: dict = {"interactive": False, "format": "png"}
         with gradio.Row():
             image = gradio.Image(label="The image as the model sees it", **shown)
             heat = gradio.Image(label="Evidence for the most likely class", **shown)
@@ -55,14 +52,14 @@ def build_page(models: Sequence[TrainedModel], run: Path) -> Any:
     return page
 
 
-def serve(models: Sequence[TrainedModel], run: Path, share: bool = False, **options: Any) -> Any:
+def serve(models: list[TrainedModel], run: Path, share: bool = False, **options):
     """The running page, on this machine only unless `share`; its method `close` ends it."""
     page = build_page(models, run)
     page.launch(share=share, max_file_size="200mb", enable_monitoring=False, **options)
     return page
 
 
-def answer_file(models: Sequence[TrainedModel], path: Path) -> tuple[str, Any, Any, Any]:
+def answer_file(models: list[TrainedModel], path: Path) -> tuple:
     """What the page shows of a file: Markdown, probabilities, image (S, S), heat map (S, S, 3).
 
     Without probabilities if the model was not made for the image: they would mean nothing.
@@ -84,7 +81,7 @@ def answer_file(models: Sequence[TrainedModel], path: Path) -> tuple[str, Any, A
     return text, shares, image, _blend(image, np.mean(heats, axis=0))
 
 
-def describe_run(models: Sequence[TrainedModel], run: Path) -> str:
+def describe_run(models: list[TrainedModel], run: Path) -> str:
     """Markdown: the test results, if these very models were evaluated, and the limits."""
     path, lines = run / "metrics.json", ["This model was not evaluated: run 04_evaluate."]
     metrics = read_json(path) if path.is_file() else {}
@@ -99,7 +96,7 @@ def describe_run(models: Sequence[TrainedModel], run: Path) -> str:
     return "\n- ".join(["## Can I trust this model?\n", *lines, *LIMITS[1:]])
 
 
-def _blend(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _blend(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """(S, S, 3) uint8: the heat (S, S) in 0..1 over the grey image, as in `image_grid`."""
     alpha = 0.55 * heat[..., None]
     colours = 255 * matplotlib.colormaps["magma"](heat)[..., :3]

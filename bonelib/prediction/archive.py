@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from accelerate.utils import broadcast_object_list
-from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from bonelib.config import Config
@@ -45,7 +44,7 @@ def find_images(place: str | Path) -> tuple[Path, list[str]]:
 
 
 def answer_archive(
-    cfg: Config, models: Sequence[TrainedModel], root: Path, paths: Sequence[str], part: int = 256
+    cfg: Config, models: list[TrainedModel], root: Path, paths: Sequence[str], part: int = 256
 ) -> Path:
     """A table `answers.csv` below the run's folder `answers`, with one row per file, in order.
 
@@ -80,7 +79,7 @@ def answer_archive(
 
 
 def _archive_key(
-    options: list[object], models: Sequence[TrainedModel], root: Path, paths: Sequence[str]
+    options: list[object], models: list[TrainedModel], root: Path, paths: Sequence[str]
 ) -> str:
     """A hash of everything that the predictions depend on."""
     known = [answers.models_digest(models), *(model.meta for model in models), str(root.resolve())]
@@ -92,7 +91,7 @@ def _archive_key(
 
 def _decode_ahead(
     files: Iterator[Path], size: int, count: int
-) -> Iterator[tuple[NDArray[np.uint8] | None, str]]:
+) -> Iterator[tuple[np.ndarray | None, str]]:
     """`read_for_model` of each file; `count` files are decoded while the model works."""
     cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     with ThreadPoolExecutor(max(1, cores)) as pool:

@@ -7,13 +7,10 @@ import copy
 import dataclasses
 import json
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from bonelib.messages import RunError
@@ -29,7 +26,7 @@ TOLERANCE = 1e-4
 class CalibratedEnsemble(nn.Module):
     """Images (B, 1, S, S) uint8 -> the models' mean calibrated probabilities (B, K)."""
 
-    def __init__(self, models: Sequence[TrainedModel]) -> None:
+    def __init__(self, models: list[TrainedModel]) -> None:
         super().__init__()
         self.nets = nn.ModuleList(model.net for model in models)
         temperatures = torch.tensor([model.meta["temperature"] for model in models])
@@ -43,7 +40,7 @@ class CalibratedEnsemble(nn.Module):
         return (logs / self.temperatures).softmax(-1).mean(0)
 
 
-def to_onnx(models: Sequence[TrainedModel], images: NDArray[np.uint8], path: Path) -> float:
+def to_onnx(models: list[TrainedModel], images: np.ndarray, path: Path) -> float:
     """Write `path`; returns the largest difference from `answer_images` on `images` (N, S, S).
 
     Class names, threshold and notice are the file's metadata. RunError, and no file, without
@@ -78,10 +75,10 @@ def to_onnx(models: Sequence[TrainedModel], images: NDArray[np.uint8], path: Pat
     return difference
 
 
-def _exported(ensemble: CalibratedEnsemble, size: int) -> Any:
+def _exported(ensemble: CalibratedEnsemble, size: int):
     """The ONNX program, for batches of any size."""
     example = (torch.zeros(2, 1, size, size, dtype=torch.uint8),)
-    names: dict[str, Any] = {"input_names": ["images"], "output_names": ["probabilities"]}
+    names: dict = {"input_names": ["images"], "output_names": ["probabilities"]}
     shapes = ({0: torch.export.Dim("batch")},)
     with warnings.catch_warnings():
         # the exporter warns of its own internals

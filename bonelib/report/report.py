@@ -5,7 +5,6 @@ import csv
 import re
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader, Undefined
@@ -43,7 +42,7 @@ RUN_TABLES = ("catalog", "splits", "predictions")
 RUN_RECORDS = ("audit", "metrics", "explain", "config")
 
 
-def read_run(run: Path) -> dict[str, Any]:
+def read_run(run: Path) -> dict:
     """The artifacts of a run by name, None where absent, and what the report derives from them.
 
     Of a cross-validation, `model` and `history` are those of the first training. Results of
@@ -62,7 +61,7 @@ def read_run(run: Path) -> dict[str, Any]:
     return content | {"checklist": _checklist(content)}
 
 
-def _read_artifact(path: Path) -> Any:
+def _read_artifact(path: Path):
     """A DataFrame or the content of a JSON file; None if there is no such file."""
     if not path.is_file():
         return None
@@ -73,13 +72,13 @@ def _read_artifact(path: Path) -> Any:
     return pd.read_csv(path, dtype=texts, low_memory=False)
 
 
-def _model_changed(folder: Path, metrics: dict[str, Any] | None) -> bool:
+def _model_changed(folder: Path, metrics: dict | None) -> bool:
     """Whether the metrics are of another model than the one in the folder."""
     evaluated = (metrics or {}).get("model_digest")
     return bool(evaluated and folder.is_dir() and model_digest(folder) != evaluated)
 
 
-def _findings(content: dict[str, Any]) -> list[Finding]:
+def _findings(content: dict) -> list[Finding]:
     """The findings of the leak check and of each artifact, alarms first."""
     splits = content["splits"]
     found = [] if splits is None else leak_findings(splits, content["catalog"], content["audit"])
@@ -99,7 +98,7 @@ def _read_figures(folder: Path) -> dict[str, list[dict[str, str]]]:
     return figures
 
 
-def _checklist(content: dict[str, Any]) -> list[dict[str, str]]:
+def _checklist(content: dict) -> list[dict[str, str]]:
     """The rows of checklist.csv, with `answer`: a section, or "" where the run has none."""
     metrics, model = content["metrics"] or {}, content["model"] or {}
     known = content | {"subgroups": metrics.get("subgroups"), "gauge": model.get("gauge")}
@@ -112,9 +111,9 @@ def _checklist(content: dict[str, Any]) -> list[dict[str, str]]:
     return items
 
 
-def _tables(content: dict[str, Any]) -> dict[str, Any]:
+def _tables(content: dict) -> dict:
     """What the templates show of the tables that are there."""
-    shown: dict[str, Any] = {}
+    shown: dict = {}
     splits = content["splits"]
     if splits is not None:
         counts = pd.crosstab(splits["split"], splits["label"])
@@ -123,13 +122,13 @@ def _tables(content: dict[str, Any]) -> dict[str, Any]:
         counts["groups"] = splits.groupby("split")["group"].nunique()
         shown["split_counts"] = counts.to_dict("index")
     if content["metrics"] and content["predictions"] is not None:
-        class_names = list(content["metrics"]["counts"]["images_per_class"])
+        class_names = tuple(content["metrics"]["counts"]["images_per_class"])
         tables = failures(content["predictions"], class_names)
         shown["failures"] = {title: rows.to_dict("records") for title, rows in tables.items()}
     return shown
 
 
-def format_value(value: Any) -> str:
+def format_value(value) -> str:
     """Any value as a short text: numbers rounded, lists and mappings on one line."""
     if value is None or isinstance(value, Undefined) or value != value:
         return "not defined"
@@ -142,7 +141,7 @@ def format_value(value: Any) -> str:
     return str(value)
 
 
-def markdown_text(value: Any) -> str:
+def markdown_text(value) -> str:
     """The value as text of one line that cannot break a Markdown table; Jinja2 escapes its HTML."""
     text = " ".join(format_value(value).split())
     return re.sub(r"([\\|`\[])", r"\\\1", text)

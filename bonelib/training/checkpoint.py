@@ -34,10 +34,10 @@ class TrainingState:
     nets: dict[str, nn.Module]
     optimizer: Any
     scaler: Any
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[dict] = field(default_factory=list)
 
     @property
-    def best(self) -> dict[str, Any]:
+    def best(self) -> dict:
         """The row of the highest validation accuracy, of equal ones that with the least loss."""
         return max(self.history, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
 
@@ -89,7 +89,7 @@ def restore(folder: Path, state: TrainingState) -> list[str]:
     return messages
 
 
-def _read_facts(path: Path) -> dict[str, Any]:
+def _read_facts(path: Path) -> dict:
     """The content of state.json; an error of any kind if a file is not as it was written."""
     facts = dict(read_json(path / "state.json"))
     for name, expected in facts["sha256"].items():

@@ -9,14 +9,12 @@ import albumentations as A
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bonelib import augment
 from bonelib.config import Config
 from bonelib.messages import ConfigError
 
-Array = NDArray[Any]
 # row of the image, epoch, and how many times the epoch has drawn the row before
 Draw = tuple[int, int, int]
 
@@ -30,7 +28,7 @@ class Draws(Sampler[list[Draw]]):
     """
 
     def __init__(
-        self, draws: Array, batch_size: int, seed: int, rank: int = 0, world: int = 1
+        self, draws: np.ndarray, batch_size: int, seed: int, rank: int = 0, world: int = 1
     ) -> None:
         if batch_size % world:
             raise ConfigError(
@@ -51,10 +49,12 @@ class Draws(Sampler[list[Draw]]):
             yield [(int(self.rows[i]), self.epoch, int(self.repeats[i])) for i in mine]
 
 
-class AugmentedBatches(Dataset[Any]):
+class AugmentedBatches(Dataset):
     """A batch for each list of draws: augmented images (B, 1, S, S) uint8, labels (B,) int64."""
 
-    def __init__(self, images: Array, labels: Array, policy: A.Compose, seed: int) -> None:
+    def __init__(
+        self, images: np.ndarray, labels: np.ndarray, policy: A.Compose, seed: int
+    ) -> None:
         self.images, self.labels, self.policy, self.seed = images, labels, policy, seed
 
     def __getitem__(self, draws: Sequence[Draw]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -67,21 +67,26 @@ class AugmentedBatches(Dataset[Any]):
         rows = [row for row, _, _ in draws]
         return torch.from_numpy(batch), torch.from_numpy(self.labels[rows])
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict:
         """Where loader processes are spawned, each opens a memory map's file instead of a copy."""
         images: Any = self.images
         is_file = isinstance(images.base, mmap.mmap)
         return self.__dict__ | {"images": images.filename if is_file else images}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict) -> None:
         self.__dict__ = state
         if not isinstance(self.images, np.ndarray):
             self.images = np.load(self.images, mmap_mode="r")
 
 
 def training_batches(
-    cfg: Config, images: Array, labels: Array, draws: Draws, policy: A.Compose, device: torch.device
-) -> DataLoader[Any]:
+    cfg: Config,
+    images: np.ndarray,
+    labels: np.ndarray,
+    draws: Draws,
+    policy: A.Compose,
+    device: torch.device,
+) -> DataLoader:
     """Images (B, 1, S, S) uint8 and labels (B,) int64 in the order of `draws`.
 
     images: (N, S, S) uint8. labels: (N,). A batch belongs to whoever receives it.
@@ -102,7 +107,7 @@ def training_batches(
     )
 
 
-def plain_batches(images: Array, rows: Array, batch_size: int) -> Iterator[torch.Tensor]:
+def plain_batches(images: np.ndarray, rows: np.ndarray, batch_size: int) -> Iterator[torch.Tensor]:
     """The unchanged images of `rows` in order: (B, 1, S, S) uint8."""
     for start in range(0, len(rows), batch_size):
         yield torch.from_numpy(images[rows[start : start + batch_size]])[:, None]

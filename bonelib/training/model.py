@@ -3,7 +3,7 @@
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import timm
 import torch
@@ -25,10 +25,10 @@ class Net(nn.Module):
     mean, std: (3, 1, 1), of the images that the backbone was trained on, in 0..255.
     """
 
-    def __init__(self, backbone: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(self, backbone, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
         # timm's models have attributes that nn.Module does not declare
-        self.backbone: Any = backbone
+        self.backbone = backbone
         self.mean = nn.Buffer(255 * torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.std = nn.Buffer(255 * torch.tensor(std).view(-1, 1, 1), persistent=False)
         self.frozen_norms: list[nn.Module] = []
@@ -63,11 +63,11 @@ class TrainedModel:
     """A model that is ready to predict, its config.json, and the folder of both."""
 
     net: Net
-    meta: dict[str, Any]
+    meta: dict
     folder: Path
 
     @property
-    def class_names(self) -> tuple[str, ...]:
+    def class_names(self) -> tuple:
         return tuple(self.meta["class_names"])
 
 
@@ -104,11 +104,9 @@ def describe_weights(cfg: Config) -> str:
     return f"{cfg.backbone} from {pretrained if cfg.pretrained else 'random weights'}"
 
 
-def save_model(
-    net: Net, folder: Path, cfg: Config, class_names: tuple[str, ...], **facts: Any
-) -> None:
+def save_model(net: Net, folder: Path, cfg: Config, class_names: tuple, **facts) -> None:
     """Write `model.safetensors` and `config.json`, all that prediction needs, and `facts`."""
-    meta: dict[str, Any] = {"class_names": class_names, "temperature": 1.0}
+    meta: dict = {"class_names": class_names, "temperature": 1.0}
     for name in ("backbone", "backbone_args", "image_size"):
         meta[name] = getattr(cfg, name)
     for name in ("mean", "std"):
@@ -134,7 +132,7 @@ def load_model(folder: Path) -> TrainedModel:
     return TrainedModel(net.to(device()).eval(), meta, folder)
 
 
-def amend_model(folder: Path, **facts: Any) -> None:
+def amend_model(folder: Path, **facts) -> None:
     """Write `facts`, such as the temperature, into a saved model's config.json."""
     write_json(folder / "config.json", read_json(folder / "config.json") | facts)
 
@@ -144,7 +142,7 @@ def model_digest(folder: Path) -> str:
     return file_digest(folder / "model.safetensors")[:16]
 
 
-def _create_backbone(cfg: Config, class_count: int) -> Any:
+def _create_backbone(cfg: Config, class_count: int):
     """timm's model; ValueError if a file lacks a tensor, which timm would leave random."""
     arguments = {"drop_rate": cfg.dropout, **cfg.backbone_args, "num_classes": class_count}
     if not cfg.weights:
@@ -160,13 +158,13 @@ def _create_backbone(cfg: Config, class_count: int) -> Any:
     return backbone
 
 
-def _body(backbone: Any) -> dict[str, nn.Parameter]:
+def _body(backbone) -> dict[str, nn.Parameter]:
     """The backbone's parameters by name, without those of its head."""
     head = {id(parameter) for parameter in backbone.get_classifier().parameters()}
     return {name: p for name, p in backbone.named_parameters() if id(p) not in head}
 
 
-def _check_backbone(backbone: str, arguments: dict[str, Any]) -> None:
+def _check_backbone(backbone: str, arguments: dict) -> None:
     """ConfigError if timm has no such architecture, or if an argument names a file."""
     if not timm.is_model(backbone.split(".")[0]):
         near = ", ".join(difflib.get_close_matches(backbone, timm.list_models(), 5)) or "none"
