@@ -152,18 +152,13 @@ test = predictions.query("split == 'test' and tta == 'plain'").reset_index(drop=
 y = split.label_indices(test["label"], names)
 p = test[columns].to_numpy()
 print(f"{len(test)} images; the test set was used {metrics['test_reads']} time(s)")
+display.show(plots.confusion_matrices(metrics["confusion"], names), cfg, "confusion")
 
 # %% [markdown]
 # Each further model that is evaluated on the same test set, and kept or dropped for it,
 # makes the result a little too good. Compare settings on validation images.
 #
-# ## Confusion matrix
-
-# %%
-display.show(plots.confusion_matrices(metrics["confusion"], names), cfg, "confusion")
-
-# %% [markdown]
-# Rows are the true classes. The diagonal is right. The classes are steps on one scale,
+# The figure is the confusion matrix. Rows are the true classes. The diagonal is right. The classes are steps on one scale,
 # so a neighbouring class is a small error; the two corners far from the diagonal, a
 # healthy bone predicted as the worst class or the other way round, should be empty.
 #
@@ -348,8 +343,6 @@ chosen = np.array([*held_out[:: max(1, len(held_out) // 4)][:4], *worst])
 held_out_rows = fold.splits.iloc[held_out]
 explained = gradcam.explain(net, fold.images[held_out], held_out_rows, names)
 write_json(cfg.root / "explain.json", explained)
-
-# %%
 predicted = predict_logits(net, fold.images, chosen)[0].argmax(axis=1)
 maps = None
 if "no_map" not in explained:
@@ -389,8 +382,9 @@ scoring.compare_runs(cfg.root.parent)
 
 # %%
 report = write_report(cfg.root)
-colab.download(report)
 print(f"open {report.resolve()}")
+colab.download(report)
+colab.finish(cfg)
 
 # %% [markdown]
 # ## Exercises
@@ -408,6 +402,3 @@ print(f"open {report.resolve()}")
 #
 # The run folder now holds `metrics.json`, `predictions.csv`, `report.html` and
 # `MODEL_CARD.md`. Next: `05_predict` predicts new images.
-
-# %%
-colab.finish(cfg)
