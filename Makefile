@@ -30,7 +30,7 @@ test-colab:
 	$(MAKE) VENV=.venv-colab-$(RUNTIME) CONSTRAINT='--constraint .ci/colab/$(RUNTIME).txt' resolve tests
 
 tests: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 	@set -e; runs="$$(mktemp -d)"; trap 'rm -rf "$$runs"' EXIT; for name in $(NOTEBOOKS); do \
 	  BONELIB_SMOKE=1 BONELIB_CACHE='$(CURDIR)/.cache/smoke' BONELIB_RUN="$$runs/$$name" \
 	  $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks/$$name.ipynb; \
