@@ -5,7 +5,7 @@ from matplotlib.colors import same_color
 
 from bonelib.config import CLASSES
 from bonelib.plots import training as plots
-from bonelib.plots.style import class_colours
+from bonelib.plots.style import class_colours, overlay_heat
 from tests.builders import waves
 
 NAMES = ("healthy", "frail", "broken", "very $ill$")
@@ -71,8 +71,7 @@ def test_image_grid_shows_every_image_with_caption_frame_and_heat_map():
     used = figure.axes[:5]
     assert [axis.get_title(loc="left") for axis in used] == list("abcde")
     for axis, image, frame in zip(used, IMAGES, frames, strict=True):
-        assert np.array_equal(axis.images[0].get_array(), image)
-        assert np.allclose(axis.images[1].get_array(), image / 255)
+        assert np.array_equal(axis.images[0].get_array(), overlay_heat(image, image / 255))
         assert same_color(axis.spines["left"].get_edgecolor(), frame)
     assert not any(axis.images for axis in figure.axes[5:])
 
@@ -85,3 +84,36 @@ def test_dollar_signs_in_captions_are_no_formulas():
 
 def test_grid_without_images_can_be_shown():
     assert plots.image_grid(IMAGES[:0], [])._repr_png_().startswith(b"\x89PNG")
+
+
+def test_heat_is_laid_over_the_grey_image_and_nothing_where_there_is_none():
+    heat = np.zeros((16, 16))
+    heat[:, 8:] = 1
+    shown = overlay_heat(IMAGES[0], heat)
+    assert (shown[:, :8] == IMAGES[0][:, :8, None]).all()
+    hottest = 0.45 * IMAGES[0][:, 8:, None] + 0.55 * np.array([252, 253, 191])
+    assert np.abs(shown[:, 8:] - hottest).max() < 2
+
+
+def test_reference_curve_is_dashed_and_a_single_curve_has_no_legend():
+    pair = {"loss": ([1, 2], [3.0, 1.0]), "floor": ([1, 2], [0.5, 0.5])}
+    figure = plots.curves(pair, "Title", "step", "loss")
+    lines = [(line.get_label(), line.get_linestyle()) for line in figure.axes[0].lines]
+    assert lines == [("loss", "-"), ("floor", "--")] and len(figure.legends) == 1
+    alone = plots.curves({"loss": (range(0), [])}, "Title", "step", "loss")
+    assert not alone.legends and alone.section == "training"
+
+
+def test_histogram_marks_zero_and_the_middle_of_the_values():
+    lines = plots.histogram(np.linspace(-1, 1, 201), "Title", "difference").axes[0].lines
+    assert np.allclose([line.get_xdata()[0] for line in lines], [0, -0.95, 0.95])
+
+
+def test_protocols_are_in_order_with_their_mean_and_spread():
+    rows = {"naive": [0.8, 0.9], "split by group": [0.5, 0.7]}
+    scores = pd.DataFrame([(name, a) for name, both in rows.items() for a in both])
+    axis = plots.protocols(scores.set_axis(["protocol", "accuracy"], axis=1)).axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == list(rows)
+    assert [bar.get_width() for bar in axis.patches] == pytest.approx([0.85, 0.6])
+    assert not same_color(axis.patches[0].get_facecolor(), axis.patches[1].get_facecolor())
+    assert [text.get_text() for text in axis.texts] == ["0.85", "0.60"]
