@@ -59,7 +59,6 @@ from bonelib import split as splitting
 from bonelib.config import AUGMENTATIONS, present_classes
 from bonelib.data.catalog import usable
 from bonelib.evaluation import features, leakage
-from bonelib.plots import teaching
 from bonelib.plots import training as plots
 
 # %% [markdown]
@@ -210,7 +209,7 @@ assert np.allclose(weights / weights.sum(), by_hand / by_hand.sum())
 vectors = features.cheap_features(cfg, found.thumbnails)
 y_all = splitting.label_indices(readable["label"], names)
 scores = leakage.compare_protocols(vectors, y_all, readable["group"], seed=cfg.seed)
-display.show(teaching.protocols(scores), cfg, "leakage")
+display.show(plots.protocols(scores), cfg, "leakage")
 
 # %%
 display.Sentences([leakage.leakage_sentence(scores)])

@@ -57,7 +57,6 @@ import torch.nn.functional as F
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
 from bonelib import augment, colab, display, pipeline, split
-from bonelib.plots import teaching
 from bonelib.plots import training as plots
 from bonelib.plots.style import class_colours
 from bonelib.training import device as devices
@@ -210,7 +209,7 @@ for epoch in range(cfg.epochs):
     schedule.step(epoch)
     rates.append(optimizer.param_groups[0]["lr"])
 curve = {"learning rate": (range(1, cfg.epochs + 1), rates)}
-figure = teaching.curves(curve, "The schedule", "epoch", "learning rate")
+figure = plots.curves(curve, "The schedule", "epoch", "learning rate")
 display.show(figure, cfg, "schedule")
 
 # %% [markdown]
@@ -261,7 +260,7 @@ for _ in range(30 if one_process and not cfg.smoke else 0):
 floor = -(targets * targets.clamp_min(1e-9).log()).sum(dim=1).min().item()
 steps = range(1, len(batch_losses) + 1)
 curve = {"loss": (steps, batch_losses), "floor": (steps, [floor] * len(steps))}
-figure = teaching.curves(curve, "One batch, learnt by heart", "step", "loss")
+figure = plots.curves(curve, "One batch, learnt by heart", "step", "loss")
 display.show(figure, cfg, "overfit")
 
 # %% [markdown]

@@ -57,8 +57,7 @@ from bonelib.evaluation.findings import format_interval
 from bonelib.evaluation.predict import probability_columns, softmax_mean
 from bonelib.evaluation.predict import logits as predict_logits
 from bonelib.plots import evaluation as plots
-from bonelib.plots import teaching
-from bonelib.plots.training import image_grid
+from bonelib.plots.training import histogram, image_grid
 from bonelib.report.report import write_report
 from bonelib.storage import write_json
 
@@ -221,9 +220,7 @@ gain = correct.astype(float) - (other[columns].to_numpy().argmax(axis=1) == y)
 drawn = rng.integers(len(groups), size=(cfg.resamples, len(groups)))
 gains = [gain[np.concatenate([groups[i] for i in row])].mean() for row in drawn]
 title = "Model minus intensity baseline"
-display.show(
-    teaching.histogram(gains, title, "difference in accuracy"), cfg, "difference"
-)
+display.show(histogram(gains, title, "difference in accuracy"), cfg, "difference")
 
 # %% [markdown]
 # If zero is inside the histogram's middle 95%, this test set cannot tell the two apart.
