@@ -104,7 +104,8 @@ def _follow(
     here, there = points[matches[:, 0], :2], points[matches[:, 1], :2]
     if mirror:
         here = (side - 1, 0) + here * (-1, 1)
-    best, most = np.eye(2, 3), 0
+    best: np.ndarray = np.eye(2, 3)
+    most = 0
     for estimate in (cv2.estimateAffinePartial2D, cv2.estimateAffine2D):
         affine, inliers = estimate(here, there, ransacReprojThreshold=0.02 * side, maxIters=500)
         if affine is not None and is_plausible(affine) and inliers.sum() > most:
