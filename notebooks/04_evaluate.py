@@ -57,7 +57,8 @@ from bonelib.evaluation.findings import format_interval
 from bonelib.evaluation.predict import probability_columns, softmax_mean
 from bonelib.evaluation.predict import logits as predict_logits
 from bonelib.plots import evaluation as plots
-from bonelib.plots.training import histogram, image_grid
+from bonelib.plots.style import new_chart
+from bonelib.plots.training import image_grid
 from bonelib.report.report import write_report
 from bonelib.storage import write_json
 
@@ -219,11 +220,17 @@ other = test[["path"]].merge(simple, on="path")
 gain = correct.astype(float) - (other[columns].to_numpy().argmax(axis=1) == y)
 drawn = rng.integers(len(groups), size=(cfg.resamples, len(groups)))
 gains = [gain[np.concatenate([groups[i] for i in row])].mean() for row in drawn]
-title = "Model minus intensity baseline"
-display.show(histogram(gains, title, "difference in accuracy"), cfg, "difference")
+xlabel = "accuracy of the model minus that of the intensity baseline"
+figure, axis = new_chart("baselines", 3.2, xlabel=xlabel, ylabel="resamples")
+axis.hist(gains, bins=30)
+axis.axvline(0, color="black")
+for limit in np.quantile(gains, [0.025, 0.975]):
+    axis.axvline(limit, color="black", linestyle="--")
+display.show(figure, cfg, "difference")
 
 # %% [markdown]
-# If zero is inside the histogram's middle 95%, this test set cannot tell the two apart.
+# The dashed lines enclose the middle 95%. If zero, the solid line, is between them, this
+# test set cannot tell the two apart.
 # In words, for every baseline:
 
 # %%
