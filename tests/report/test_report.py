@@ -1,6 +1,7 @@
 import csv
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from bonelib.plots.style import new_figure, save_figure
 from bonelib.report import report
 from bonelib.report.report import read_run, write_report
 from bonelib.storage import read_json, write_csv, write_json
+from bonelib.training.model import model_digest
 from tests.builders import finished_run, predictions_table
 
 SECTIONS = (
@@ -125,7 +127,7 @@ def test_texts_of_the_data_cannot_break_the_page_or_the_card(run):
     site = pd.read_csv(run / "predictions.csv")[["path"]].drop_duplicates()
     site[HOSTILE] = np.where(np.arange(len(site)) % 2, HOSTILE, "other")
     metrics = evaluate(pd.read_csv(run / "predictions.csv"), CLASSES, None, site, resamples=30)
-    write_json(run / "metrics.json", metrics)
+    amend(run / "metrics.json", **metrics)
     (run / "figures").mkdir()
     Image.new("L", (8, 8)).save(run / "figures" / '"onload="alert(1).png')
     html, card = written(run)
@@ -189,14 +191,34 @@ def test_copies_across_the_split_are_an_alarm(run, column):
     assert first.text in html and first.text in card
 
 
-def test_results_of_another_model_are_not_shown(run):
-    (run / "model" / "model.safetensors").write_bytes(b"weights")
+def split_in_folds(run):
+    """The run as one of a cross-validation with two models, evaluated together."""
+    folders = [run / f"repeat-0-fold-{number}" for number in range(2)]
+    for folder in folders:
+        shutil.copytree(run / "model", folder / "model")
+        shutil.copy(run / "history.csv", folder)
+    (folders[1] / "model" / "model.safetensors").write_bytes(b"weights of the second fold")
+    shutil.rmtree(run / "model")
+    (run / "history.csv").unlink()
+    digest = model_digest(*(folder / "model" for folder in folders))
+    amend(run / "metrics.json", model_digest=digest)
+    return folders[1]
+
+
+@pytest.mark.parametrize("case", ["one model", "a fold", "a further fold", "no digest"])
+def test_results_of_another_model_are_not_shown(run, case):
     for name in ("metrics", "data"):
         save_figure(new_figure(name)[0], run / "figures" / f"{name}.png")
-    amend(run / "metrics.json", model_digest=report.model_digest(run / "model"))
+    last = split_in_folds(run) if "fold" in case else run
     html, card = written(run)
     assert not read_run(run)["changed"] and "the model has changed" not in html + card
-    (run / "model" / "model.safetensors").write_bytes(b"other weights")
+    assert "| accuracy |" in card
+    if case == "a further fold":
+        shutil.copytree(last, run / "repeat-0-fold-2")
+    elif case == "no digest":
+        amend(run / "metrics.json", model_digest=None)
+    else:
+        (last / "model" / "model.safetensors").write_bytes(b"other weights")
     html, card = written(run)
     assert read_run(run)["changed"]
     for name in ("metrics", "baselines", "calibration", "abstain", "subgroups", "failures"):
@@ -272,7 +294,7 @@ def test_subgroups_prevalence_and_odd_calibration_are_shown(run):
     metrics = evaluate(table, CLASSES, None, metadata, prevalence=[0.5, 0.3, 0.2], resamples=30)
     metrics["calibration"]["plain"]["temperature"] = 20.0
     metrics["calibration"]["plain"]["after"]["log_loss"] = 9.0
-    write_json(run / "metrics.json", metrics)
+    amend(run / "metrics.json", **metrics)
     html, _ = written(run)
     assert "north &amp; south" in [row[0] for row in cells(section(html, "subgroups")) if row]
     assert "Normal 0.5, Osteopenia 0.3, Osteoporosis 0.2" in section(html, "metrics")
@@ -291,10 +313,7 @@ def test_threshold_for_abstaining_is_named(run, threshold, words):
 
 
 def test_cross_validation_shows_its_spread_and_its_first_training(run):
-    first = run / "repeat-0-fold-0"
-    first.mkdir()
-    for name in ("model", "history.csv"):
-        (run / name).rename(first / name)
+    split_in_folds(run)
     spread = {"auroc": {"mean": 0.7, "over_folds": 0.05, "over_seeds": None}}
     amend(run / "metrics.json", spread={"plain": spread})
     html, _ = written(run)
