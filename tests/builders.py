@@ -281,7 +281,12 @@ def fold_of(
 
 
 def calibrated_run(
-    run: Path, class_names: Sequence[str] = CLASSES, seed: int = 0, size: int = 48, **facts: Any
+    run: Path,
+    class_names: Sequence[str] = CLASSES,
+    seed: int = 0,
+    size: int = 48,
+    backbone: str = "test_efficientnet",
+    **facts: Any,
 ) -> list[Any]:
     """The loaded models of a run folder: one of random weights, calibrated by `facts`.
 
@@ -294,10 +299,10 @@ def calibrated_run(
     from bonelib.training.model import build, save_model
 
     torch.manual_seed(seed)
-    cfg = Config(backbone="test_efficientnet", pretrained=False, image_size=size)
+    cfg = Config(backbone=backbone, pretrained=False, image_size=size)
     net = build(cfg, len(class_names))
     # the head starts near zero: all probabilities would be equal
-    torch.nn.init.normal_(net.backbone.classifier.weight)
+    torch.nn.init.normal_(net.backbone.get_classifier().weight)
     count = len(class_names)
     held = np.arange(count, 0, -1) / np.arange(count, 0, -1).sum()
     shares = [[1 / count] * count, held.tolist()]

@@ -145,15 +145,19 @@ def test_page_connects_to_this_machine_only(served, ask, tmp_path):
     assert hosts and hosts <= {"127.0.0.1", "::1", "localhost", "local"}
 
 
-def test_backbone_without_a_feature_map_gets_probabilities_and_no_heat_map(
-    models, tmp_path, monkeypatch
-):
-    def no_map(*args):
-        raise app.RunError("Grad-CAM needs a feature map")
-
-    monkeypatch.setattr(app.gradcam, "heatmaps", no_map)
+def test_backbone_without_a_feature_map_gets_probabilities_and_no_heat_map(tmp_path):
+    models = calibrated_run(tmp_path, size=160, backbone="test_vit")
     text, probabilities, image, heat = app.answer_file(models, saved(tmp_path, waves(5)))
-    assert "feature map" in text and probabilities and image is not None and heat is None
+    assert "feature map" in text and image is not None and heat is None
+    assert sum(probabilities.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("names", [("Normal", "Osteoporosis"), tuple("01234")])
+def test_page_shows_any_number_of_classes(tmp_path, names):
+    models = calibrated_run(tmp_path, names)
+    text, probabilities, image, heat = app.answer_file(models, saved(tmp_path, waves(5)))
+    assert list(probabilities) == list(names) and heading(text) in names
+    assert heat.shape == (*image.shape, 3)
 
 
 def test_page_states_its_limits_and_findings_and_the_results_of_these_models_only(tmp_path):
