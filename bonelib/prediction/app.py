@@ -86,7 +86,9 @@ def describe_run(run: Path) -> str:
         names = COMPARED_METRICS.items()
         results = [f"{name} {format_interval(test[key])}" for key, name in names]
         lines = [f"Results on {count} test images: {', '.join(results)}."]
-    lines += [f"**{found.level}:** {_escape(found.text)}" for found in content["findings"]]
+    lines += [
+        f"**{found.level.capitalize()}:** {_escape(found.text)}" for found in content["findings"]
+    ]
     return "\n- ".join(["## Can I trust this model?\n", *lines, *LIMITS[1:]])
 
 
