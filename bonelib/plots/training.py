@@ -87,8 +87,11 @@ def history(table: pd.DataFrame) -> Figure:
 
 @styled
 def curves(series: dict[str, tuple], title: str, xlabel: str, ylabel: str) -> Figure:
-    """Lines of (x, y) by name; the second one is dashed, as a reference."""
-    figure, axis = style.new_chart("training", 3.2, title=title, xlabel=xlabel, ylabel=ylabel)
+    """Lines of (x, y) by name; the second one is dashed, as a reference.
+
+    The report shows them at its end: they teach, and are no result of the run.
+    """
+    figure, axis = style.new_chart("", 3.2, title=title, xlabel=xlabel, ylabel=ylabel)
     lines = zip(series.items(), ("-", "--"), (BLUE, GREY), strict=False)
     for (name, (x, y)), line_style, colour in lines:
         axis.plot(list(x), list(y), line_style, color=colour, label=name)

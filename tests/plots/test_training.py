@@ -101,7 +101,7 @@ def test_reference_curve_is_dashed_and_a_single_curve_has_no_legend():
     lines = [(line.get_label(), line.get_linestyle()) for line in figure.axes[0].lines]
     assert lines == [("loss", "-"), ("floor", "--")] and len(figure.legends) == 1
     alone = plots.curves({"loss": (range(0), [])}, "Title", "step", "loss")
-    assert not alone.legends and alone.section == "training"
+    assert not alone.legends and alone.section == ""
 
 
 def test_histogram_marks_zero_and_the_middle_of_the_values():

@@ -371,3 +371,22 @@ def test_settings_of_any_shape_are_shown_on_one_line(run):
     assert shown["args"] == "pad same, p 0.123"
     assert shown["views"] == "none" and shown["none"] == "not defined"
     assert len(shown["long"]) <= 210
+
+
+def test_figures_beyond_the_first_two_are_folded(run):
+    for number in range(4):
+        save_figure(new_figure("data")[0], run / "figures" / f"{number}.png")
+        os.utime(run / "figures" / f"{number}.png", (number, number))
+    shown, folded = section(written(run)[0], "data").split("<summary>2 more figures</summary>")
+    assert re.findall(r'<img alt="(.*?)"', shown) == ["0", "1"]
+    assert re.findall(r'<img alt="(.*?)"', folded.split("</details>")[0]) == ["2", "3"]
+
+
+def test_baseline_of_any_name_is_compared_under_its_own_name(run):
+    metrics = read_json(run / "metrics.json")
+    leaf = metrics["baselines"]["intensity"]
+    metrics["baselines"]["two points"] = leaf
+    metrics["differences"]["model_minus_two points"] = leaf
+    amend(run / "metrics.json", **metrics)
+    names = [row[0] for row in cells(section(written(run)[0], "baselines")) if row]
+    assert names.count("two points") == 2 and names.count("intensity baseline") == 2
