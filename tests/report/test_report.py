@@ -89,11 +89,11 @@ def test_every_metric_is_shown_with_its_interval(run):
 def test_every_artifact_has_its_place_in_the_report(run):
     html, _ = written(run)
     assert ["used", "5"] in cells(section(html, "data"))
-    assert ["groups", "5"] in cells(section(html, "data"))
+    assert ["patient groups", "5"] in cells(section(html, "data"))
     train = pd.read_csv(run / "splits.csv").query("split == 'train'")
     rows = {row[0]: row[1] for row in cells(section(html, "data")) if len(row) == 4}
     counts = {name: str((train["label"] == name).sum()) for name in CLASSES}
-    assert rows == {"": "training", **counts, "groups": str(train["group"].nunique())}
+    assert rows == {"": "training", **counts, "patient groups": str(train["group"].nunique())}
     assert ["epochs", "3"] in cells(section(html, "settings"))
     assert ["backbone", "efficientnet_b3"] in cells(section(html, "settings"))
     corners = ["AUROC from the image corners alone", "0.50<small>0.40 to 0.60</small>"]
