@@ -316,11 +316,15 @@ def test_results_by_patient_and_by_t_score_are_shown_if_they_are_there(run):
     assert ["below 0.5 &amp; more", "12", shown] in rows
 
 
-def test_given_split_is_shown_with_what_it_leaks(run):
-    assert "test folders" not in section(written(run)[0], "data")
-    amend(run / "audit.json", given_split={"train": 60, "test": 20, "leaks": {"copies": 7}})
-    rows = cells(section(written(run)[0], "data"))
-    assert ["training", "60"] in rows and ["leaks", "copies 7"] in rows
+@pytest.mark.parametrize(("setting", "word"), [("use", ", used<"), ("ignore", ", not used<")])
+def test_given_split_is_shown_with_what_it_leaks(run, setting, word):
+    amend(run / "audit.json", given_split={"setting": setting, "counts": {}, "leaking": []})
+    assert "came with" not in section(written(run)[0], "data")
+    given = {"setting": setting, "counts": {"train": 60, "test": 20}, "leaking": ["a", "b"]}
+    amend(run / "audit.json", given_split=given)
+    html = section(written(run)[0], "data")
+    assert ["training", "60"] in cells(html) and ["test", "20"] in cells(html)
+    assert word in html and "2 of its test images" in html
 
 
 def test_backbone_without_a_feature_map_has_a_reason_in_place_of_its_figures(run):
