@@ -16,11 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.linear_model import LogisticRegression
 
 from bonelib.config import Config, present_classes
-from bonelib.evaluation.features import frozen_features
-from bonelib.evaluation.leakage import PROTOCOLS, compare_protocols
+from bonelib.evaluation.baselines import PROTOCOLS, compare_protocols, frozen_features, regression
 from bonelib.pipeline import audited
 from bonelib.split import label_indices
 from bonelib.training.model import describe_weights
@@ -48,10 +46,8 @@ def measure(cfg: Config, repeats: int = 20) -> pd.DataFrame:
     )
     features = frozen_features(cfg, data.thumbnails)
     neighbour = compare_protocols(features, y, groups, repeats, cfg.seed)
-    # as baselines.logistic_regression
-    logistic = LogisticRegression(C=0.1, class_weight="balanced", solver="newton-cg", max_iter=2000)
-    regression = compare_protocols(features, y, groups, repeats, cfg.seed, logistic)
-    scores = {"1-nearest neighbour": neighbour, "logistic regression": regression}
+    logistic = compare_protocols(features, y, groups, repeats, cfg.seed, regression())
+    scores = {"1-nearest neighbour": neighbour, "logistic regression": logistic}
     return pd.DataFrame({name: summary(table) for name, table in scores.items()})
 
 

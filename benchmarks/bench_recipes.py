@@ -28,12 +28,16 @@ import numpy as np
 import pandas as pd
 
 from bonelib.config import AUGMENTATIONS, Config, present_classes
-from bonelib.evaluation.baselines import logistic_regression, tuned_regression
+from bonelib.evaluation.baselines import (
+    choose_strength,
+    frozen_features,
+    logistic_regression,
+    texture_features,
+)
 from bonelib.evaluation.bootstrap import intervals, paired
-from bonelib.evaluation.features import frozen_features, texture_features
 from bonelib.evaluation.findings import format_interval
 from bonelib.evaluation.metrics import compute_metrics
-from bonelib.evaluation.predict import predict_splits, probability_columns
+from bonelib.evaluation.predict import predict_splits, prediction_table, probability_columns
 from bonelib.pipeline import folds, trained_model
 from bonelib.split import Fold, label_indices
 from bonelib.storage import write_csv
@@ -104,17 +108,13 @@ def fit_baselines(fold: Fold, features: dict[str, np.ndarray]) -> pd.DataFrame:
     train, test, class_count = fold.rows("train"), fold.rows("test"), len(fold.class_names)
     y, groups = fold.labels[train], fold.splits["group"].to_numpy()[train]
     intensity, frozen = (features[name] for name in BASELINES)
+    strength = choose_strength(frozen[train], y, groups)
     probabilities = (
         logistic_regression(intensity[train], y, intensity[test], class_count),
-        tuned_regression(frozen[train], y, groups, frozen[test], class_count),
+        logistic_regression(frozen[train], y, frozen[test], class_count, strength),
     )
-    rows = fold.splits.iloc[test][["path", "label", "group"]].reset_index(drop=True)
-    columns = probability_columns(fold.class_names)
-    tables = []
-    for name, values in zip(BASELINES, probabilities, strict=True):
-        named = rows.assign(baseline=name, seed=fold.cfg.seed)
-        tables.append(named.join(pd.DataFrame(values, columns=columns)))
-    return pd.concat(tables, ignore_index=True)
+    named = dict(zip(BASELINES, probabilities, strict=True))
+    return prediction_table(fold, test, "baseline", named).assign(seed=fold.cfg.seed)
 
 
 def table_row(cfg: Config, name: str, table: pd.DataFrame, base: pd.DataFrame) -> dict[str, str]:

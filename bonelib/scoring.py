@@ -9,7 +9,6 @@ import pandas as pd
 
 from bonelib.audit.copies import cluster_numbers
 from bonelib.config import Config
-from bonelib.data.metadata import metadata_columns
 from bonelib.data.quality import fit_gauge
 from bonelib.evaluation.baselines import predict_baselines
 from bonelib.evaluation.evaluate import count_test_reads, evaluate, fit_on_validation
@@ -26,13 +25,15 @@ from bonelib.training.model import TrainedModel, amend_model, model_folders
 COMPARED_RUNS = ("accuracy", "macro_f1", "auroc")
 
 
-def predict_folds(cfg: Config, models: list[TrainedModel], folds: list[Fold]) -> pd.DataFrame:
-    """predictions.csv: each fold's validation and test images, predicted by its own model."""
-    tables = [predict_splits(model, fold) for model, fold in zip(models, folds, strict=True)]
-    predictions = _pooled(cfg, tables, folds)
-    if processes().is_main_process:
-        write_csv(cfg.root / "predictions.csv", predictions)
-    return predictions
+def predict_folds(
+    cfg: Config, models: list[TrainedModel], folds: list[Fold], **chosen: list[str]
+) -> pd.DataFrame:
+    """Each fold's validation and test images, predicted by its own model: predictions.csv.
+
+    chosen: `splits` and `kinds` of `predict_splits`, to predict less.
+    """
+    pairs = zip(models, folds, strict=True)
+    return _pooled(cfg, [predict_splits(model, fold, **chosen) for model, fold in pairs], folds)
 
 
 def baseline_predictions(cfg: Config, data: Audited, folds: list[Fold]) -> pd.DataFrame:
@@ -48,40 +49,32 @@ def evaluate_run(
     predictions: pd.DataFrame,
     baselines: pd.DataFrame,
 ) -> dict:
-    """metrics.json, after the test set was read; calibration goes into the models' config.json."""
-    class_names = folds[0].class_names
-    metrics = evaluate(
-        predictions,
-        class_names,
-        baselines,
-        data.table[["path", *metadata_columns(data.table)[0]]],
-        class_shares=class_shares(folds[0].splits, class_names),
-        prevalence=np.array(cfg.prevalence) if cfg.prevalence else None,
-        target=cfg.target,
-        resamples=cfg.resamples,
-        seed=cfg.seed,
-    )
-    digest = models_digest(models)
+    """metrics.json, after the test set was read, beside predictions.csv.
+
+    Calibration goes into the models' config.json.
+    """
+    class_names, digest = folds[0].class_names, models_digest(models)
+    shares = np.array(class_shares(folds[0].splits, class_names))
+    options: dict = {"target": cfg.target, "resamples": cfg.resamples, "seed": cfg.seed}
+    options["prevalence"] = np.array(cfg.prevalence) if cfg.prevalence else None
+    metrics = evaluate(predictions, class_names, baselines, data.table, shares, **options)
     ledger = Path(cfg.mirror or cfg.run).parent / "test_reads.json"
-    metrics["test_reads"] = count_test_reads(predictions, digest, ledger)
-    metrics["model_digest"] = digest
+    reads = count_test_reads(predictions, digest, ledger)
     leaks = [dataclasses.asdict(finding) for finding in find_leaks(data, folds)]
-    metrics["findings"] = leaks + metrics["findings"]
+    findings = {"findings": leaks + metrics["findings"]}
+    metrics |= {"test_reads": reads, "model_digest": digest} | findings
+    write_csv(cfg.root / "predictions.csv", predictions)
     write_json(cfg.root / "metrics.json", metrics)
-    learnt = {
-        "temperature": metrics["calibration"]["plain"]["temperature"],
-        "threshold": metrics["selective"]["plain"]["threshold"],
-    }
-    _amend(folds, learnt)
+    _calibrate(cfg, folds, predictions)
     return metrics
 
 
 def find_leaks(data: Audited, folds: list[Fold]) -> list[Finding]:
     """An alarm for each way in which training or validation images are in the test set, too.
 
-    The images are compared once more, mirrored and rescaled copies included.
+    The images are compared once more, as in the audit.
     """
-    numbers = cluster_numbers(data.thumbnails, data.readable, any_angle=False)
+    numbers = cluster_numbers(data.thumbnails, data.readable)
     table = data.readable.assign(_image=numbers)
     found = [leak_findings(fold.splits, table, data.audit) for fold in folds]
     return sort_findings(itertools.chain.from_iterable(found))
@@ -93,15 +86,9 @@ def calibrated_models(cfg: Config) -> list[TrainedModel]:
     if not metas or not all("threshold" in meta for meta in metas):
         made = list(folds(cfg))
         models = [trained_model(fold) for fold in made]
-        tables = [
-            predict_splits(model, fold, ["val"], ["plain"])
-            for model, fold in zip(models, made, strict=True)
-        ]
+        predictions = predict_folds(cfg, models, made, splits=["val"], kinds=["plain"])
         if processes().is_main_process:
-            class_names = made[0].class_names
-            shares = class_shares(made[0].splits, class_names)
-            pooled = _pooled(cfg, tables, made)
-            _amend(made, fit_on_validation(pooled, class_names, shares, cfg.target))
+            _calibrate(cfg, made, predictions)
         processes().wait_for_everyone()
     return load_models(cfg.root)
 
@@ -115,34 +102,30 @@ def compare_runs(folder: Path) -> pd.DataFrame:
         test = read_json(path)["test"]["tta"]
         metrics = {name: format_interval(test[name]) for name in COMPARED_RUNS}
         rows[path.parent.name] = settings | metrics
-    names = list(dict.fromkeys(name for row in rows.values() for name in row))
-    filled = [[row.get(name, "default") for name in names] for row in rows.values()]
-    table = pd.DataFrame(filled, index=list(rows), columns=names)
+    default = dict.fromkeys(itertools.chain(*rows.values()), "default")
+    filled = [default | row for row in rows.values()]
+    table = pd.DataFrame(filled, index=list(rows), columns=list(default))
     differing = [c for c in table if c in COMPARED_RUNS or table[c].astype(str).nunique() > 1]
     return table[differing]
 
 
 def _pooled(cfg: Config, tables: list[pd.DataFrame], folds: list[Fold]) -> pd.DataFrame:
     """The folds' tables in one; with cross-validation, `seed` and `fold` say which it was."""
-    if not cfg.folds:
-        return tables[0]
     named = []
     for table, fold in zip(tables, folds, strict=True):
         number = fold.splits["fold"].iloc[fold.rows("test")[0]]
-        named.append(table.assign(seed=fold.cfg.seed, fold=number))
+        named.append(table.assign(seed=fold.cfg.seed, fold=number) if cfg.folds else table)
     return pd.concat(named, ignore_index=True)
 
 
-def _amend(folds: list[Fold], learnt: dict[str, float | None]) -> None:
+def _calibrate(cfg: Config, folds: list[Fold], predictions: pd.DataFrame) -> None:
     """Write into each model's config.json what validation gave, and what its images look like."""
-    for fold in folds:
-        gauge = fit_gauge(fold.images[fold.rows("train")])
-        shares = class_shares(fold.splits, fold.class_names)
-        facts: dict = {
-            "class_shares": [share.tolist() for share in shares],
-            "gauge": gauge,
-            "train_images": len(fold.rows("train")),
-        }
-        amend_model(fold.folder / "model", **learnt, **facts)
+    shares = [np.array(class_shares(fold.splits, fold.class_names)) for fold in folds]
+    learnt = fit_on_validation(predictions, folds[0].class_names, shares[0], cfg.target)
+    for fold, fold_shares in zip(folds, shares, strict=True):
+        train = fold.rows("train")
+        facts = {"class_shares": fold_shares.tolist(), "train_images": len(train)}
+        gauge = fit_gauge(fold.images[train])
+        amend_model(fold.folder / "model", **learnt, **facts, gauge=gauge)
         if not gauge:
             print("too few training images to describe them: only blank images will be rejected")

@@ -46,7 +46,7 @@ def test_predictions_and_metrics_are_kept_and_name_the_model(evaluated):
     assert metrics["model_digest"] == models_digest(evaluated["models"])
     test = (predictions["split"] == "test") & (predictions["tta"] == "plain")
     assert metrics["counts"]["images"] == test.sum()
-    assert {"majority", "metadata", "corners"} <= set(metrics["baselines"])
+    assert {"majority", "metadata", "intensity"} <= set(metrics["baselines"])
 
 
 def test_model_gets_the_calibration_that_the_metrics_report(evaluated):

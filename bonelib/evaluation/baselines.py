@@ -1,84 +1,67 @@
-"""What simpler methods reach: majority class, texture, metadata, corners, frozen features."""
+"""What simple methods reach on the same images, and what leakage is worth."""
 
 import numpy as np
 import pandas as pd
+from imblearn.over_sampling import RandomOverSampler
 from sklearn.compose import make_column_transformer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from bonelib.config import Config
 from bonelib.data.metadata import metadata_columns
-from bonelib.evaluation.features import corner_features, frozen_features, texture_features
-from bonelib.evaluation.predict import probability_columns
+from bonelib.evaluation.predict import logits, prediction_table
 from bonelib.split import Fold, assign_folds
+from bonelib.training.device import device, precision
+from bonelib.training.model import build
 
-# Newton steps converge where there are more features than images, and C is large.
-REGRESSION = {"class_weight": "balanced", "solver": "newton-cg", "max_iter": 2000}
-# What tuning chooses the strength C of the regression from.
+# The strength C of the regression, and what tuning chooses it from.
+STRENGTH = 0.1
 STRENGTHS = np.logspace(-4, 1, 6)
 # Folds of the inner cross-validation, or fewer where a class has fewer groups.
 INNER_FOLDS = 5
+# The eight neighbours of a pixel in the order of a circle.
+RING = np.array([(-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1)])
+PROTOCOLS = ("oversample, then split by image", "split by image", "split by group")
+TEST_SHARE = 0.2
 
 
-def majority(y_train: np.ndarray, count: int, class_count: int) -> np.ndarray:
-    """The class shares of training for each image, (count, K); the argmax is the largest class."""
-    return np.tile(np.bincount(y_train, minlength=class_count) / len(y_train), (count, 1))
+def texture_features(image: np.ndarray) -> np.ndarray:
+    """Grey-level histogram, and local binary patterns at 1, 2 and 4 px: (S, S) uint8 to (62,).
 
-
-def _regression(strength: float) -> Pipeline:
-    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, **REGRESSION))
-
-
-def logistic_regression(
-    x_train: np.ndarray,
-    y_train: np.ndarray,
-    x_test: np.ndarray,
-    class_count: int,
-    strength: float = 0.1,
-) -> np.ndarray:
-    """Probabilities (N, K) of logistic regression on standardised features, classes balanced.
-
-    A class without training rows gets probability 0.
+    Rotation-invariant uniform patterns: 0..8 neighbours that are not darker, 9 where they are not
+    side by side (Ojala 2002, doi 10.1109/TPAMI.2002.1017623).
     """
-    if len(set(y_train.tolist())) < 2:
-        return majority(y_train, len(x_test), class_count)
-    fitted = _regression(strength).fit(x_train, y_train)
-    probabilities = np.zeros((len(x_test), class_count))
-    probabilities[:, fitted.classes_] = fitted.predict_proba(x_test)
-    return probabilities
+    counts = [np.bincount(image.ravel() >> 3, minlength=32)]
+    for radius in (1, 2, 4):
+        shifts = radius * RING
+        neighbours = np.stack([np.roll(image, shift, (0, 1)) >= image for shift in shifts])
+        changes = (neighbours != np.roll(neighbours, 1, 0)).sum(0, dtype=np.uint8)
+        patterns = np.where(changes <= 2, neighbours.sum(0, dtype=np.uint8), 9)
+        # The outermost pixels have neighbours beyond the edge.
+        inner = patterns[radius:-radius, radius:-radius]
+        counts.append(np.bincount(inner.ravel(), minlength=10))
+    return np.concatenate([count / count.sum() for count in counts])
 
 
-def _inner_folds(y: np.ndarray, groups: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Rows to fit on and rows to score on, every class in both; [] if a class has one group."""
-    labels = set(y.tolist())
-    count = min(INNER_FOLDS, min(len(set(groups[y == label])) for label in labels))
-    if count < 2:
-        return []
-    folds = assign_folds(y, groups, count, seed=0)
-    pairs = [(np.flatnonzero(folds != k), np.flatnonzero(folds == k)) for k in range(count)]
-    return [pair for pair in pairs if all(set(y[rows].tolist()) == labels for rows in pair)]
+def frozen_features(cfg: Config, images: np.ndarray) -> np.ndarray:
+    """(N, D): the pooled last feature map of the pretrained backbone; images: (N, S, S) uint8."""
+    net = build(cfg, 2).to(device())
+    net.backbone.reset_classifier(0)
+    mode = precision(cfg, device())
+    # Without a classifier the backbone returns its features in place of logits.
+    features = logits(net, images, batch_size=2 * cfg.batch_size, precision=mode)
+    return features[0].astype(np.float64)  # (N, D)
 
 
-def tuned_regression(
-    x_train: np.ndarray,
-    y_train: np.ndarray,
-    groups_train: np.ndarray,
-    x_test: np.ndarray,
-    class_count: int,
-) -> np.ndarray:
-    """Probabilities (N, K) of `logistic_regression` with the strength that suits training rows.
-
-    The strength is the best by balanced accuracy in cross-validation within the training rows, no
-    group on both sides; 0.1 if a class has fewer than two groups.
-    """
-    strength, folds = 0.1, _inner_folds(y_train, groups_train)
-    if folds:
-        choices, score = {"logisticregression__C": STRENGTHS}, "balanced_accuracy"
-        search = GridSearchCV(_regression(strength), choices, cv=folds, scoring=score, refit=False)
-        strength = search.fit(x_train, y_train).best_params_["logisticregression__C"]
-    return logistic_regression(x_train, y_train, x_test, class_count, strength)
+def cheap_features(cfg: Config, images: np.ndarray) -> np.ndarray:
+    """(N, D): the features of the frozen backbone or, without pretrained weights, texture."""
+    if cfg.pretrained:
+        return frozen_features(cfg, images)
+    return np.stack([texture_features(image) for image in images])
 
 
 def encode_metadata(
@@ -91,48 +74,121 @@ def encode_metadata(
     """
     numeric = [c for c in columns if pd.api.types.is_numeric_dtype(train[c])]
     texts = [c for c in columns if c not in numeric]
-    train, test = train[columns].copy(), test[columns].copy()
-    for table in (train, test):
-        filled = table[texts].astype(object)
-        table[texts] = filled.where(filled.notna(), "missing").astype(str)
+    tables = [table[columns].astype(dict.fromkeys(texts, str)) for table in (train, test)]
     median = SimpleImputer(strategy="median", keep_empty_features=True)
     rare = {"handle_unknown": "infrequent_if_exist", "min_frequency": 3}
     numbers = (make_pipeline(median, StandardScaler()), numeric)
     words = (OneHotEncoder(sparse_output=False, **rare), texts)
-    encoder = make_column_transformer(numbers, words).fit(train)
-    return [encoder.transform(table) for table in (train, test)]
+    encoder = make_column_transformer(numbers, words).fit(tables[0])
+    return [encoder.transform(table) for table in tables]
 
 
-def _simple_features(fold: Fold, table: pd.DataFrame | None) -> dict[str, np.ndarray]:
-    """The features (N, D) of all rows of the fold, by baseline."""
-    features = {}
-    intensity = np.stack([texture_features(image) for image in fold.images])
-    if table is not None and (columns := metadata_columns(table)[0]):
-        known = table.drop_duplicates("path").set_index("path").reindex(fold.splits["path"])
-        metadata = encode_metadata(known.iloc[fold.rows("train")], known, columns)[1]
-        features["metadata"] = metadata
-        features["metadata_image"] = np.hstack([metadata, intensity])
-    features["intensity"] = intensity
-    features["corners"] = np.stack([corner_features(image) for image in fold.images])
-    return features
+def majority(y_train: np.ndarray, count: int, class_count: int) -> np.ndarray:
+    """The class shares of training for each image, (count, K); the argmax is the largest class."""
+    return np.tile(np.bincount(y_train, minlength=class_count) / len(y_train), (count, 1))
+
+
+def regression(strength: float = STRENGTH) -> Pipeline:
+    """Logistic regression on standardised features, classes balanced, not yet fitted."""
+    # Newton steps converge where there are more features than images, and C is large.
+    options = {"class_weight": "balanced", "solver": "newton-cg", "max_iter": 2000}
+    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, **options))
+
+
+def logistic_regression(
+    x_train: np.ndarray,
+    y_train: np.ndarray,
+    x_test: np.ndarray,
+    class_count: int,
+    strength: float = STRENGTH,
+) -> np.ndarray:
+    """Probabilities (N, K) of `regression`; a class without training rows gets probability 0."""
+    if len(set(y_train.tolist())) < 2:
+        return majority(y_train, len(x_test), class_count)
+    fitted = regression(strength).fit(x_train, y_train)
+    probabilities = np.zeros((len(x_test), class_count))
+    probabilities[:, fitted.classes_] = fitted.predict_proba(x_test)
+    return probabilities
+
+
+def choose_strength(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> float:
+    """The strength of `regression` that suits these training rows.
+
+    The best by balanced accuracy in cross-validation, no group on both sides; the default where
+    too few folds hold every class.
+    """
+    groups_per_class = pd.Series(groups).groupby(y).nunique()
+    count = min(INNER_FOLDS, groups_per_class.min())
+    if len(groups_per_class) < 2 or count < 2:
+        return STRENGTH
+    folds = assign_folds(y, groups, count, seed=0)
+    complete = np.flatnonzero(pd.crosstab(folds, y).all(axis=1))
+    if len(complete) < 2:
+        return STRENGTH
+    pairs = [(np.flatnonzero(folds != k), np.flatnonzero(folds == k)) for k in complete]
+    choices, score = {"logisticregression__C": STRENGTHS}, "balanced_accuracy"
+    search = GridSearchCV(regression(), choices, cv=pairs, scoring=score, refit=False)
+    return float(search.fit(x, y).best_params_["logisticregression__C"])
 
 
 def predict_baselines(fold: Fold, table: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Test rows of every baseline: path, label, group, baseline, then p_<class>.
+    """Test rows of every baseline: path, label, group, split, baseline, then p_<class>.
 
     table: the catalog, whose metadata columns that may predict are used.
     """
     train, test, count = fold.rows("train"), fold.rows("test"), len(fold.class_names)
     y, groups = fold.labels[train], fold.splits["group"].to_numpy()[train]
-    probabilities = {"majority": majority(y, len(test), count)}
-    for name, x in _simple_features(fold, table).items():
-        probabilities[name] = logistic_regression(x[train], y, x[test], count)
+    features = {"intensity": np.stack([texture_features(image) for image in fold.images])}
+    if table is not None and (columns := metadata_columns(table)[0]):
+        known = table.drop_duplicates("path").set_index("path").reindex(fold.splits["path"])
+        features["metadata"] = encode_metadata(known.iloc[train], known, columns)[1]
     if fold.cfg.pretrained:
-        x = frozen_features(fold.cfg, fold.images)
-        probabilities["frozen_features"] = tuned_regression(x[train], y, groups, x[test], count)
-    rows = fold.splits.iloc[test][["path", "label", "group"]].reset_index(drop=True)
-    columns = probability_columns(fold.class_names)
-    tables = []
-    for name, values in probabilities.items():
-        tables.append(rows.assign(baseline=name).join(pd.DataFrame(values, columns=columns)))
-    return pd.concat(tables, ignore_index=True)
+        features["frozen_features"] = frozen_features(fold.cfg, fold.images)
+    probabilities = {"majority": majority(y, len(test), count)}
+    for name, x in features.items():
+        tuned = name == "frozen_features"
+        strength = choose_strength(x[train], y, groups) if tuned else STRENGTH
+        probabilities[name] = logistic_regression(x[train], y, x[test], count, strength)
+    return prediction_table(fold, test, "baseline", probabilities)
+
+
+def compare_protocols(
+    features: np.ndarray,
+    y: np.ndarray,
+    groups: pd.Series,
+    repeats: int = 20,
+    seed: int = 0,
+    classifier: Pipeline | None = None,
+) -> pd.DataFrame:
+    """`protocol`, `repeat`, `accuracy` of a classifier, one row per split.
+
+    features: (N, D). groups: (N,), of a patient or of copies. classifier: of scikit-learn; by
+    default the nearest neighbour (k = 1) of standardised features. The first two protocols put
+    images of a group, or the same image, on both sides.
+    """
+    rows, everything = [], np.arange(len(y))
+    model = classifier or make_pipeline(StandardScaler(), KNeighborsClassifier(1))
+    for repeat in range(seed, seed + repeats):
+        sampler = RandomOverSampler(random_state=repeat)
+        oversampled = sampler.fit_resample(everything[:, None], y)[0][:, 0]
+        folds = assign_folds(y, groups.to_numpy(), round(1 / TEST_SHARE), repeat)
+        splits = (
+            train_test_split(oversampled, test_size=TEST_SHARE, random_state=repeat),
+            train_test_split(everything, test_size=TEST_SHARE, random_state=repeat),
+            (everything[folds > 0], everything[folds == 0]),
+        )
+        for protocol, (train, test) in zip(PROTOCOLS, splits, strict=True):
+            model.fit(features[train], y[train])
+            rows.append((protocol, repeat, model.score(features[test], y[test])))
+    return pd.DataFrame(rows, columns=["protocol", "repeat", "accuracy"])
+
+
+def leakage_sentence(scores: pd.DataFrame) -> str:
+    """What the wrong protocols pretend, in words, from `compare_protocols`."""
+    means = scores.groupby("protocol")["accuracy"].mean()
+    oversampled, by_image, by_group = means[list(PROTOCOLS)]
+    return (
+        f"Split by group, the nearest neighbour is right on {by_group:.0%} of the test images. "
+        f"Split by image it seems to be right on {by_image:.0%}, and oversampled before the split "
+        f"on {oversampled:.0%}: with the same images and the same classifier."
+    )

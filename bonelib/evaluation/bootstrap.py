@@ -1,13 +1,10 @@
 """95% confidence intervals: whole patient groups are resampled, as rows of weights."""
 
-from collections.abc import Callable
-
 import numpy as np
 from scipy.special import expit, logit, ndtr, stdtrit
 
-from bonelib.evaluation import metrics
 from bonelib.evaluation.calibration import wilson_interval
-from bonelib.evaluation.metrics import map_leaves, number_or_none
+from bonelib.evaluation.metrics import check_inputs, map_leaves, number_or_none, weighted_scores
 
 LOSSES = ("brier", "log_loss", "ece")
 # Metrics that weigh images equally; the others weigh classes equally.
@@ -16,17 +13,15 @@ IMAGE_WEIGHTED = ("accuracy", "weighted_f1", "quadratic_kappa", *LOSSES)
 MIN_RESAMPLES = 20
 
 
-def _resample(
-    scores: Callable[[np.ndarray], dict], groups: np.ndarray, resamples: int = 1000, seed: int = 0
-) -> tuple[dict, dict]:
-    """The metrics of the data itself, (1,) each, and of all resamples, (R,) each.
+def _resample(groups: np.ndarray, resamples: int = 1000, seed: int = 0) -> np.ndarray:
+    """Weights (1 + R, N) of the images: 1 in the data itself, then those of each resample.
 
     A resample draws whole groups with replacement and weighs an image by how often its group came.
     """
     index = np.unique(groups, return_inverse=True)[1]
     count, rng = index.max() + 1, np.random.default_rng(seed)
     drawn = rng.multinomial(count, np.full(count, 1 / count), resamples)  # (R, groups)
-    return scores(np.ones((1, len(index)))), scores(drawn[:, index].astype(float))
+    return np.vstack([np.ones(len(index)), drawn[:, index]])
 
 
 def _ends(name: str, value: float, draws: np.ndarray, groups: float) -> tuple[float, float]:
@@ -55,13 +50,19 @@ def _ends(name: str, value: float, draws: np.ndarray, groups: float) -> tuple[fl
     return start + length * low, start + length * high
 
 
-def _leaf(name: str, value: float, draws: np.ndarray, groups: float) -> dict:
-    """{"value", "low", "high"}; None where not defined, or known from too few groups or draws."""
-    ends, finite = (np.nan, np.nan), draws[np.isfinite(draws)]
-    if groups >= 2 and len(finite) >= MIN_RESAMPLES:
-        ends = _ends(name, value, finite, groups)
-    low, high = map(number_or_none, ends)
-    return {"value": number_or_none(value), "low": low, "high": high}
+def _leaf(name: str, scores: np.ndarray, groups: float) -> dict:
+    """{"value", "low", "high"} of a metric of the data and of each resample, (1 + R,).
+
+    None where not defined, or known from too few groups or resamples.
+    """
+    value, draws = scores[0], scores[1:][np.isfinite(scores[1:])]
+    enough = groups >= 2 and len(draws) >= MIN_RESAMPLES
+    low, high = _ends(name, value, draws, groups) if enough else (np.nan, np.nan)
+    return {
+        "value": number_or_none(value),
+        "low": number_or_none(low),
+        "high": number_or_none(high),
+    }
 
 
 def effective_groups(y: np.ndarray, groups: np.ndarray) -> float:
@@ -89,24 +90,24 @@ def intervals(
 
     groups: (N,) patients. prevalence: (K,) class shares that the images are weighted to, if given.
     """
-    labels, checked = metrics.check_inputs(y, probabilities)
+    labels, checked = check_inputs(y, probabilities)
     names, predicted = np.asarray(groups).astype(str), checked.argmax(1)
     total, balanced = len(set(names)), effective_groups(labels, names)
+    weights = _resample(names, resamples, seed)
+    if prevalence is not None:
+        present = weights @ np.eye(len(prevalence))[labels]  # (1 + R, K)
+        weights = weights * (prevalence / np.maximum(present, 1))[:, labels]
 
-    def scores(block: np.ndarray) -> dict:
-        weights = metrics.shift_prevalence(block, labels, prevalence)
-        return metrics.weighted_scores(labels, checked, weights, class_names)
-
-    def leaf(path: tuple, value: np.ndarray, draws: np.ndarray) -> dict:
+    def leaf(path: tuple, scores: np.ndarray) -> dict:
         count = total if path[0] in IMAGE_WEIGHTED else balanced
         if path[-1] in class_names:
-            index = list(class_names).index(path[-1])
-            true, called = labels == index, predicted == index
+            number = list(class_names).index(path[-1])
+            true, called = labels == number, predicted == number
             behind = {"specificity": ~true, "ppv": called, "npv": ~called}.get(path[0], true)
             count = len(set(names[behind]))
-        return _leaf(path[0], value[0], draws, count)
+        return _leaf(path[0], scores, count)
 
-    return map_leaves(leaf, *_resample(scores, names, resamples, seed))
+    return map_leaves(leaf, weighted_scores(labels, checked, weights, class_names))
 
 
 def paired(
@@ -121,15 +122,9 @@ def paired(
 
     a, b: probabilities (N, K) of two models for the same images. sampling: `resamples` and `seed`.
     """
-    (labels, first), (_, second) = metrics.check_inputs(y, a), metrics.check_inputs(y, b)
+    (labels, first), (_, second) = check_inputs(y, a), check_inputs(y, b)
     names = np.asarray(groups).astype(str)
-
-    def differences(weights: np.ndarray) -> dict:
-        ours = metrics.weighted_scores(labels, first, weights, class_names)
-        others = metrics.weighted_scores(labels, second, weights, class_names)
-        return map_leaves(lambda path, score, other: score - other, ours, others)
-
-    def leaf(path: tuple, value: np.ndarray, draws: np.ndarray) -> dict:
-        return _leaf("difference", value[0], draws, len(set(names)))
-
-    return map_leaves(leaf, *_resample(differences, names, **sampling))
+    weights, count = _resample(names, **sampling), len(set(names))
+    ours = weighted_scores(labels, first, weights, class_names)
+    others = weighted_scores(labels, second, weights, class_names)
+    return map_leaves(lambda _, one, other: _leaf("difference", one - other, count), ours, others)

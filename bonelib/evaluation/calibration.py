@@ -1,11 +1,9 @@
 """Calibration: temperature scaling, undoing class shares, reliability, and when to abstain."""
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
-
-# Class shares that training drew, and those of the data: (K,) each.
-Shares = tuple[np.ndarray, np.ndarray]
 
 CALIBRATION_BINS = 10
 # Validation images that must be answered before their accuracy may set a threshold.
@@ -58,15 +56,10 @@ def undo_class_shares(probabilities: np.ndarray, drawn: np.ndarray, held: np.nda
 
 
 def calibrate(
-    probabilities: np.ndarray, temperature: float, class_shares: Shares | None = None
+    probabilities: np.ndarray, temperature: float, class_shares: np.ndarray
 ) -> np.ndarray:
-    """Calibrated probabilities (N, K): the class shares of training undone, then the temperature.
-
-    class_shares: None if there is nothing to undo.
-    """
-    if class_shares is not None:
-        probabilities = undo_class_shares(probabilities, *class_shares)
-    return apply_temperature(probabilities, temperature)
+    """Calibrated probabilities (N, K): class shares (2, K) undone, then the temperature."""
+    return apply_temperature(undo_class_shares(probabilities, *class_shares), temperature)
 
 
 def reliability(confidence: np.ndarray, hits: np.ndarray, groups: np.ndarray) -> list[dict]:
@@ -74,14 +67,13 @@ def reliability(confidence: np.ndarray, hits: np.ndarray, groups: np.ndarray) ->
 
     `low` and `high` are Wilson's 95% interval at the number of groups in the bin.
     """
-    correct, names = np.asarray(hits, float), np.asarray(groups).astype(str)
+    table = pd.DataFrame({"p": confidence, "hit": hits, "group": groups})
     rows = []
-    for members in bin_membership(confidence).T.astype(bool):
-        if members.any():
-            stated, share = float(confidence[members].mean()), float(correct[members].mean())
-            low, high = wilson_interval(share, len(set(names[members])))
-            row = {"p": stated, "hit": share, "n": int(members.sum()), "low": low, "high": high}
-            rows.append(row)
+    for _, members in table.groupby(bin_membership(confidence).argmax(1)):
+        share = float(members["hit"].mean())
+        low, high = wilson_interval(share, members["group"].nunique())
+        row = {"p": float(members["p"].mean()), "hit": share, "n": len(members)}
+        rows.append(row | {"low": low, "high": high})
     return rows
 
 

@@ -5,17 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import confusion_matrix
 
 from bonelib.evaluation import calibration
 from bonelib.evaluation.bootstrap import intervals, paired
 from bonelib.evaluation.findings import performance_findings
-from bonelib.evaluation.metrics import compute_metrics, confusion
+from bonelib.evaluation.metrics import compute_metrics
 from bonelib.evaluation.predict import Arrays, select_rows, to_arrays
 from bonelib.evaluation.subgroups import count_classes, model_spread, subgroup_results
-from bonelib.messages import DataError, sort_findings
+from bonelib.messages import ConfigError, DataError, sort_findings
 from bonelib.storage import read_json, text_digest, write_json
-
-# A part of metrics.json.
 
 
 def _test_rows(
@@ -42,59 +41,51 @@ def _distances(matrix: np.ndarray) -> dict[str, int]:
     return counts if len(matrix) > 2 else {}
 
 
-def _compare(arrays: dict[str, Arrays], sampling: dict) -> dict:
+def _compare(arrays: dict[str, Arrays], options: dict) -> dict:
     """The blocks about uncalibrated predictions, with their paired differences."""
     y, plain, groups = arrays["plain"]
     blocks = ("test", "confusion", "ordinal", "baselines", "differences")
     out: dict = {name: {} for name in blocks}
     for name, (_, probabilities, _) in arrays.items():
-        results = intervals(y, probabilities, groups, **sampling)
+        results = intervals(y, probabilities, groups, **options)
         if name in ("plain", "tta"):
-            matrix = confusion(y, probabilities)
+            matrix = confusion_matrix(y, probabilities.argmax(1), labels=range(plain.shape[1]))
             out["test"][name], out["confusion"][name] = results, matrix.tolist()
             out["ordinal"][name] = _distances(matrix)
         else:
-            difference = paired(y, plain, probabilities, groups, **sampling)
+            difference = paired(y, plain, probabilities, groups, **options)
             out["baselines"][name], out["differences"][f"model_minus_{name}"] = results, difference
     if "tta" in arrays:
-        difference = paired(y, arrays["tta"][1], plain, groups, **sampling)
+        difference = paired(y, arrays["tta"][1], plain, groups, **options)
         out["differences"]["tta_minus_plain"] = difference
     return out
 
 
 def fit_on_validation(
-    predictions: pd.DataFrame,
-    class_names: tuple,
-    class_shares: calibration.Shares | None,
-    target: float,
+    predictions: pd.DataFrame, class_names: tuple, class_shares: np.ndarray, target: float
 ) -> dict:
-    """`temperature` and `threshold` (None: none reaches the target) from plain validation rows.
+    """What plain validation rows give: `temperature`, and `threshold` for the target accuracy.
 
-    class_shares: see `evaluate`.
+    threshold: None if none reaches the target. `fitted_on`: images. class_shares: see `evaluate`.
     """
     y, probabilities, _ = to_arrays(select_rows(predictions, "plain", "val"), class_names)
-    undone = calibration.calibrate(probabilities, 1.0, class_shares)
+    undone = calibration.undo_class_shares(probabilities, *class_shares)
     temperature = calibration.fit_temperature(undone, y)
-    calibrated = calibration.calibrate(probabilities, temperature, class_shares)
+    calibrated = calibration.apply_temperature(undone, temperature)
     threshold = calibration.choose_threshold(y, calibrated, target)
-    return {"temperature": temperature, "threshold": threshold}
+    return {"temperature": temperature, "threshold": threshold, "fitted_on": len(y)}
 
 
-def _calibration(
-    stages: dict[str, Arrays], class_names: tuple, class_shares: calibration.Shares | None
-) -> dict:
-    """How far the test probabilities can be taken literally, by stage ("before", "after")."""
-    block: dict = {}
-    for stage, (y, probabilities, groups) in stages.items():
-        scores = compute_metrics(y, probabilities, class_names)
-        block[stage] = {name: scores[name] for name in ("ece", "log_loss", "brier")}
-        block[stage]["ece_floor"] = calibration.ece_floor(probabilities)
-        confidence, hits = probabilities.max(1), probabilities.argmax(1) == y
-        block[stage]["reliability"] = calibration.reliability(confidence, hits, groups)
-    if class_shares is not None:
-        drawn, held = np.asarray(class_shares, float).tolist()
-        block["priors"] = {"learnt_with": drawn, "of_the_data": held}
-    return block
+def _calibration(test: Arrays, class_names: tuple) -> dict:
+    """How far test probabilities can be taken literally."""
+    y, probabilities, groups = test
+    scores = compute_metrics(y, probabilities, class_names)
+    confidence, hits = probabilities.max(1), probabilities.argmax(1) == y
+    return {
+        **{name: scores[name] for name in ("ece", "log_loss", "brier")},
+        "ece_floor": calibration.ece_floor(probabilities),
+        "reliability": calibration.reliability(confidence, hits, groups),
+    }
 
 
 def _selective(test: Arrays, class_names: tuple, threshold: float | None) -> dict:
@@ -109,53 +100,64 @@ def _selective(test: Arrays, class_names: tuple, threshold: float | None) -> dic
     return block
 
 
-def _at_prevalence(test: Arrays, prevalence: np.ndarray, sampling: dict) -> dict:
+def _calibrated(
+    predictions: pd.DataFrame, before: Arrays, class_names: tuple, class_shares, target: float
+) -> dict:
+    """The blocks on calibration and abstaining, of test rows `before` calibration."""
+    fitted = fit_on_validation(predictions, class_names, class_shares, target)
+    y, probabilities, groups = before
+    after = y, calibration.calibrate(probabilities, fitted["temperature"], class_shares), groups
+    drawn, held = np.asarray(class_shares, float).tolist()
+    stated = {
+        **fitted,
+        "before": _calibration(before, class_names),
+        "after": _calibration(after, class_names),
+        "priors": {"learnt_with": drawn, "of_the_data": held},
+    }
+    selective = {"target_accuracy": target, **_selective(after, class_names, fitted["threshold"])}
+    return {"calibration": {"plain": stated}, "selective": {"plain": selective}}
+
+
+def _at_prevalence(test: Arrays, prevalence: np.ndarray, options: dict) -> dict:
     """Results if the classes had the proportions of `prevalence` (K,)."""
-    names, shares = sampling["class_names"], np.asarray(prevalence, float) / np.sum(prevalence)
+    names, shares = options["class_names"], np.asarray(prevalence, float) / np.sum(prevalence)
     if len(shares) != len(names):
-        raise DataError(f"prevalence has {len(shares)} shares: expected one for each of {names}")
+        expected = f"one for each of {', '.join(names)}"
+        raise ConfigError(f"BONELIB_PREVALENCE has {len(shares)} shares: expected {expected}")
     named = dict(zip(names, shares.tolist(), strict=True))
-    return {"prevalence": named, **intervals(*test, prevalence=shares, **sampling)}
+    return {"prevalence": named, **intervals(*test, prevalence=shares, **options)}
 
 
 def evaluate(
     predictions: pd.DataFrame,
     class_names: tuple,
     baselines: pd.DataFrame | None = None,
-    metadata: pd.DataFrame | None = None,
-    *,
-    class_shares: calibration.Shares | None = None,
+    catalog: pd.DataFrame | None = None,
+    class_shares: np.ndarray | None = None,
     prevalence: np.ndarray | None = None,
     target: float = 0.9,
-    resamples: int = 1000,
-    seed: int = 0,
+    **sampling: int,
 ) -> dict:
     """metrics.json's content: results on test rows; val rows give temperature and threshold.
 
-    predictions: predictions.csv. baselines: from `predict_baselines`. metadata: path, and the
-    columns to form subgroups by. class_shares: (drawn in training, of the data), (K,) each, undone
-    if given. prevalence: (K,) at the clinic. target: accuracy of the answered images.
+    predictions: predictions.csv. baselines: from `predict_baselines`. catalog: path, and the
+    metadata to form subgroups by. class_shares: (2, K), drawn in training and of the data, to be
+    undone. prevalence: (K,) at the clinic. target: accuracy of the answered images. sampling:
+    `resamples` and `seed`.
     """
-    sampling: dict = {"class_names": class_names, "resamples": resamples, "seed": seed}
+    options: dict = {"class_names": class_names, **sampling}
     tests = _test_rows(predictions, baselines)
     arrays = {name: to_arrays(rows, class_names) for name, rows in tests.items()}
-    out: dict = {"model": "plain", "counts": count_classes(tests["plain"], class_names)}
-    out |= _compare(arrays, sampling)
-    fitted = fit_on_validation(predictions, class_names, class_shares, target)
-    y, before, groups = arrays["plain"]
-    after = calibration.calibrate(before, fitted["temperature"], class_shares)
-    stages = {"before": (y, before, groups), "after": (y, after, groups)}
-    facts = {"temperature": fitted["temperature"]}
-    facts["fitted_on"] = len(select_rows(predictions, "plain", "val"))
-    out["calibration"] = {"plain": facts | _calibration(stages, class_names, class_shares)}
-    selective = _selective(stages["after"], class_names, fitted["threshold"])
-    out["selective"] = {"plain": {"target_accuracy": target, **selective}}
+    plain = tests["plain"]
+    out: dict = {"model": "plain", "counts": count_classes(plain, class_names)}
+    out |= _compare(arrays, options)
+    shares = np.ones((2, len(class_names))) if class_shares is None else class_shares
+    out |= _calibrated(predictions, arrays["plain"], class_names, shares, target)
     if "seed" in predictions:
-        out["spread"] = {"plain": model_spread(tests["plain"], class_names)}
+        out["spread"] = {"plain": model_spread(plain, class_names)}
     if prevalence is not None:
-        out["at_prevalence"] = _at_prevalence(arrays["plain"], prevalence, sampling)
-    known = metadata is not None
-    out["subgroups"] = subgroup_results(tests["plain"], metadata, sampling) if known else {}
+        out["at_prevalence"] = _at_prevalence(arrays["plain"], prevalence, options)
+    out["subgroups"] = {} if catalog is None else subgroup_results(plain, catalog, options)
     findings = sort_findings(performance_findings(out))
     return out | {"findings": [asdict(finding) for finding in findings]}
 
@@ -181,9 +183,8 @@ def failures(
     probabilities = to_arrays(rows, class_names)[1]
     predicted = np.array(class_names)[probabilities.argmax(1)]
     rows = rows.assign(prediction=predicted, confidence=probabilities.max(1))
-    wrong = rows[predicted != rows["label"]]
-    out = {"most confident errors": wrong.nlargest(count, "confidence")}
-    out["least sure"] = rows.nsmallest(count, "confidence")
+    errors = rows[predicted != rows["label"]].nlargest(count, "confidence")
+    out = {"most confident errors": errors, "least sure": rows.nsmallest(count, "confidence")}
     if (predictions["tta"] == "tta").any():
         other = to_arrays(select_rows(predictions, "tta", "test"), class_names)[1]
         moved = rows.assign(moved=np.abs(probabilities - other).sum(1) / 2)

@@ -4,12 +4,12 @@ import pandas as pd
 
 from bonelib.messages import Finding
 
+METHOD_NAMES = {"model": "The model", "tta": "Test-time augmentation"}
 BASELINE_NAMES = {
+    "plain": "plain prediction",
     "majority": "the majority class",
     "intensity": "the intensity baseline",
     "metadata": "metadata alone",
-    "metadata_image": "metadata with simple image features",
-    "corners": "the image corners alone",
     "frozen_features": "frozen features with logistic regression",
 }
 # Patients of a class below which the test set is small, and below which nothing is compared.
@@ -77,21 +77,14 @@ def performance_findings(metrics: dict) -> list[Finding]:
         listed = ", ".join(f"{name} {count}" for name, count in patients.items())
         text = f"The test set has few independent patients: {listed}. Read the intervals."
         found.append(Finding("warning", text))
-    for name in metrics["baselines"]:
-        if name not in ("majority", "corners"):
-            other, difference = BASELINE_NAMES.get(name, name), differences[f"model_minus_{name}"]
-            found.append(_comparison(difference, "The model", other, fewest))
+    for name, difference in differences.items():
+        method, other = name.split("_minus_")
+        if other != "majority":
+            names = METHOD_NAMES[method], BASELINE_NAMES.get(other, other)
+            found.append(_comparison(difference, *names, fewest))
     if "metadata" not in metrics["baselines"]:
         text = "No metadata that may predict: whether age or sex alone would do as well is unknown."
         found.append(Finding("note", text))
-    if "tta_minus_plain" in differences:
-        names = "Test-time augmentation", "plain prediction"
-        found.append(_comparison(differences["tta_minus_plain"], *names, fewest))
-    corners = metrics["baselines"].get("corners", {}).get("auroc")
-    if corners and above_chance(corners):
-        score = f"(AUROC {format_interval(corners)})"
-        text = f"Shortcut: the image corners alone predict the class {score}"
-        found.append(Finding("alarm", f"{text}: compare them by class."))
     if accuracy["value"] > 0.85 and counts["images"] < 300:
         score = f"Accuracy {accuracy['value']:.2f}"
         text = f"{score} is more than careful studies of small public sets reach: look for a leak."
@@ -120,7 +113,6 @@ def leak_findings(
         known = table[table[column].notna() & (table[column].astype(str) != "")]
         shared = int(((known["split"] == "test").groupby(known[column]).nunique() > 1).sum())
         if shared:
-            things = column.removeprefix("_") + "s"
-            text = f"Leak: {shared} {things} are in the test set and in another split"
-            found.append(Finding("alarm", f"{text}. Test results are too high: split again."))
+            text = f"Leak: {shared} {column.removeprefix('_')}s are in the test set and in another"
+            found.append(Finding("alarm", f"{text} split. Test results are too high: split again."))
     return list(dict.fromkeys(found))

@@ -3,12 +3,9 @@
 from collections.abc import Callable
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
 
 from bonelib.evaluation.calibration import bin_membership
 from bonelib.messages import DataError
-
-# Metrics under R rows of weights by name: (R,), or {class name: (R,)}.
 
 
 def map_leaves(function: Callable, first: dict, *others: dict) -> dict:
@@ -65,9 +62,7 @@ def _quadratic_kappa(matrix: np.ndarray) -> np.ndarray:
     return np.asarray(1 - (matrix * squares).sum((1, 2)) / (expected * squares).sum((1, 2)))
 
 
-def _binary_scores(
-    y: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, class_names: tuple
-) -> dict:
+def _binary_scores(y, probabilities, weights, class_names: tuple) -> dict:
     """The AUROC of each cut between the ordered classes, by its name: (R,) each."""
     return {
         f"{name} or worse: AUROC": _auroc(probabilities[:, cut:].sum(1), y >= cut, weights)
@@ -93,10 +88,11 @@ def weighted_scores(
     matrix = (weights @ pairs).reshape(-1, classes, classes)  # (R, true, predicted)
     total, true_count, predicted_count = matrix.sum((1, 2)), matrix.sum(2), matrix.sum(1)
     hits = matrix.diagonal(axis1=1, axis2=2)  # (R, K)
-    rejected = total[:, None] - true_count - predicted_count + hits
+    # Sums of the other classes: differences to the total would leave rounding errors in place of 0.
+    others = 1 - np.eye(classes)
+    rejected = np.einsum("rij,ic,jc->rc", matrix, others, others)
     f1 = 2 * hits / (true_count + predicted_count)
     auroc = np.stack([_auroc(probabilities[:, c], y == c, weights) for c in range(classes)], 1)
-    surprise = -np.log(probabilities[np.arange(images), y].clip(1e-15))
     gaps = bin_membership(confidence) * (confidence - (predicted == y))[:, None]  # (N, bins)
     return {
         "accuracy": hits.sum(1) / total,
@@ -106,33 +102,15 @@ def weighted_scores(
         "auroc": _defined_mean(auroc),
         "quadratic_kappa": _quadratic_kappa(matrix),
         "brier": weights @ np.square(probabilities - np.eye(classes)[y]).sum(1) / total,
-        "log_loss": weights @ surprise / total,
+        "log_loss": weights @ -np.log(probabilities[np.arange(images), y].clip(1e-15)) / total,
         "ece": np.abs(weights @ gaps).sum(1) / total,
         "sensitivity": by_class(hits / true_count),
-        "specificity": by_class(rejected / (total[:, None] - true_count)),
+        "specificity": by_class(rejected / (true_count @ others)),
         "ppv": by_class(hits / predicted_count),
-        "npv": by_class(rejected / (total[:, None] - predicted_count)),
+        "npv": by_class(rejected / (predicted_count @ others)),
         "class_auroc": by_class(auroc),
         "binary": _binary_scores(y, probabilities, weights, class_names),
     }
-
-
-def shift_prevalence(
-    weights: np.ndarray, y: np.ndarray, prevalence: np.ndarray | None
-) -> np.ndarray:
-    """Weights (R, N) under which the classes present have the proportions of `prevalence` (K,)."""
-    if prevalence is None:
-        return weights
-    shares = np.asarray(prevalence, float)
-    present = weights @ np.eye(len(shares))[y]  # (R, K)
-    factor = shares / np.where(present > 0, present, 1)
-    return np.asarray(weights * factor[:, y] * weights.sum(1, keepdims=True))
-
-
-def confusion(y: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """The confusion matrix (K, K): true classes in rows, predicted classes in columns."""
-    labels, checked = check_inputs(y, probabilities)
-    return confusion_matrix(labels, checked.argmax(1), labels=range(checked.shape[1]))
 
 
 def number_or_none(value) -> float | None:
@@ -140,14 +118,8 @@ def number_or_none(value) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def compute_metrics(
-    y: np.ndarray,
-    probabilities: np.ndarray,
-    class_names: tuple,
-    prevalence: np.ndarray | None = None,
-) -> dict:
+def compute_metrics(y: np.ndarray, probabilities: np.ndarray, class_names: tuple) -> dict:
     """Every metric without interval: floats, per-class ones {class: float}; None if not defined."""
     labels, checked = check_inputs(y, probabilities)
-    weights = shift_prevalence(np.ones((1, len(labels))), labels, prevalence)
-    scores = weighted_scores(labels, checked, weights, class_names)
+    scores = weighted_scores(labels, checked, np.ones((1, len(labels))), class_names)
     return map_leaves(lambda path, value: number_or_none(value[0]), scores)

@@ -55,6 +55,21 @@ def softmax_mean(logits: np.ndarray) -> np.ndarray:
     return np.asarray(softmax(logits.astype(np.float64), axis=-1).mean(0))
 
 
+def prediction_table(
+    fold: Fold, rows: np.ndarray, column: str, probabilities: dict[str, np.ndarray]
+) -> pd.DataFrame:
+    """path, label, group and split of the rows, once per name in `column`, then p_<class>.
+
+    probabilities: (N, K) by name.
+    """
+    known = fold.splits.iloc[rows][["path", "label", "group", "split"]].reset_index(drop=True)
+    columns, tables = probability_columns(fold.class_names), []
+    for name, values in probabilities.items():
+        named = known.assign(**{column: name})
+        tables.append(named.join(pd.DataFrame(values, columns=columns)))
+    return pd.concat(tables, ignore_index=True)
+
+
 def predict_splits(
     model: TrainedModel,
     fold: Fold,
@@ -65,18 +80,14 @@ def predict_splits(
 
     kinds: "plain", and "tta" for the mean over the views `tta` of the settings.
     """
-    rows, columns = fold.rows(*splits), probability_columns(model.class_names)
-    known = fold.splits.iloc[rows][["path", "label", "group", "split"]].reset_index(drop=True)
-    views = {"plain": ("identity",), "tta": fold.cfg.tta}
-    precision = device.precision(fold.cfg, device.device())
+    rows, precision = fold.rows(*splits), device.precision(fold.cfg, device.device())
     # Without gradients a batch may be twice as large.
-    batch_size = 2 * fold.cfg.batch_size
-    tables = []
+    batch_size, probabilities = 2 * fold.cfg.batch_size, {}
     for kind in kinds:
-        scores = logits(model.net, fold.images, rows, views[kind], batch_size, precision)
-        predicted = pd.DataFrame(softmax_mean(scores), columns=columns)
-        tables.append(known.assign(tta=kind).join(predicted))
-    return pd.concat(tables, ignore_index=True)
+        views = fold.cfg.tta if kind == "tta" else ("identity",)
+        scores = logits(model.net, fold.images, rows, views, batch_size, precision)
+        probabilities[kind] = softmax_mean(scores)
+    return prediction_table(fold, rows, "tta", probabilities)
 
 
 def calibrated_probabilities(logits: np.ndarray, meta: dict) -> np.ndarray:

@@ -3,8 +3,9 @@
 import numpy as np
 import pandas as pd
 
+from bonelib.data.metadata import metadata_columns
 from bonelib.evaluation.bootstrap import intervals
-from bonelib.evaluation.metrics import compute_metrics
+from bonelib.evaluation.metrics import compute_metrics, map_leaves, number_or_none
 from bonelib.evaluation.predict import to_arrays
 
 SUMMARY_METRICS = ["accuracy", "balanced_accuracy", "macro_f1", "auroc", "quadratic_kappa"]
@@ -32,16 +33,16 @@ def _categories(values: pd.Series) -> pd.Series:
     return values.astype(object).where(values.notna(), "not known").astype(str)
 
 
-def subgroup_results(test: pd.DataFrame, metadata: pd.DataFrame, sampling: dict) -> dict:
+def subgroup_results(test: pd.DataFrame, catalog: pd.DataFrame, options: dict) -> dict:
     """Results by each metadata column, for subgroups of SUBGROUP_MINIMUM groups or more."""
-    known = test[["path"]].merge(metadata.drop_duplicates("path"), "left", "path")
+    known = test[["path"]].merge(catalog.drop_duplicates("path"), "left", "path")
     out = {}
-    for column in known.columns.drop("path"):
+    for column in metadata_columns(catalog)[0]:
         blocks = {}
         for name, rows in test.groupby(_categories(known[column])):
             groups = rows["group"].nunique()
             if groups >= SUBGROUP_MINIMUM:
-                results = intervals(*to_arrays(rows, sampling["class_names"]), **sampling)
+                results = intervals(*to_arrays(rows, options["class_names"]), **options)
                 summary = {metric: results[metric] for metric in SUMMARY_METRICS}
                 blocks[name] = {"images": len(rows), "groups": groups, **summary}
         if len(blocks) > 1:
@@ -56,6 +57,6 @@ def model_spread(test: pd.DataFrame, class_names: tuple) -> dict:
         models[key] = compute_metrics(*to_arrays(rows, class_names)[:2], class_names)
     table = pd.DataFrame(models).loc[SUMMARY_METRICS].T.astype(float)
     by_seed = table.groupby(level=0)
-    spread = pd.DataFrame({"mean": table.mean(), "over_folds": by_seed.std().mean()})
-    spread = spread.assign(over_seeds=by_seed.mean().std()).astype(object)
-    return dict(spread.where(spread.notna(), None).to_dict("index"))
+    spread = {"mean": table.mean(), "over_folds": by_seed.std().mean()}
+    spread["over_seeds"] = by_seed.mean().std()
+    return map_leaves(lambda _, number: number_or_none(number), pd.DataFrame(spread).T.to_dict())

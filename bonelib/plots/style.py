@@ -63,6 +63,7 @@ def new_figure(
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
+@styled
 def new_chart(section: str, height: float, **properties) -> tuple[Figure, Axes]:
     """A figure of one pair of axes; properties: their title, labels and limits."""
     figure, axes = new_figure(section, height=height)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from bonelib.plots import style
-from bonelib.plots.style import BLUE, GREY, INK, MAGENTA, Figure, class_colours, new_figure, styled
+from bonelib.plots.style import BLUE, GREY, MAGENTA, Figure, class_colours, new_figure, styled
 
 
 @styled
@@ -86,43 +86,14 @@ def history(table: pd.DataFrame) -> Figure:
 
 
 @styled
-def curves(series: dict[str, tuple], title: str, xlabel: str, ylabel: str) -> Figure:
-    """Lines of (x, y) by name; the second one is dashed, as a reference.
-
-    The report shows them at its end: they teach, and are no result of the run.
-    """
-    figure, axis = style.new_chart("", 3.2, title=title, xlabel=xlabel, ylabel=ylabel)
-    lines = zip(series.items(), ("-", "--"), (BLUE, GREY), strict=False)
-    for (name, (x, y)), line_style, colour in lines:
-        axis.plot(list(x), list(y), line_style, color=colour, label=name)
-    if len(series) > 1:
-        figure.legend(loc="outside lower center", ncols=2)
-    return figure
-
-
-@styled
-def histogram(values: Sequence[float], title: str, xlabel: str) -> Figure:
-    """A histogram with zero and the middle 95% marked."""
-    figure, axis = style.new_chart("baselines", 3.2, title=title, xlabel=xlabel, ylabel="resamples")
-    axis.hist(values, bins=30, color=BLUE, alpha=0.7)
-    axis.axvline(0, color=INK, lw=1.5, label="no difference")
-    low, high = np.quantile(values, [0.025, 0.975])
-    axis.axvline(low, color=MAGENTA, ls="--", label="middle 95%")
-    axis.axvline(high, color=MAGENTA, ls="--")
-    figure.legend(loc="outside lower center", ncols=2)
-    return figure
-
-
-@styled
-def protocols(scores: pd.DataFrame) -> Figure:
-    """Accuracy under each protocol: mean over repeats, and the middle 95% of the repeats."""
-    accuracy = scores.groupby("protocol", sort=False)["accuracy"]
-    mean, limits = accuracy.mean(), accuracy.quantile([0.025, 0.975]).unstack()
-    title = "The same classifier, three protocols"
-    figure, axis = style.new_chart("data", 2.6, title=title, xlabel="accuracy", xlim=(0, 1.1))
-    colours = [BLUE if name == "split by group" else MAGENTA for name in mean.index]
-    errors = abs(limits.sub(mean, axis=0)).T
-    bars = axis.barh(mean.index, mean, 0.6, xerr=errors, color=colours, alpha=0.7)
+def ranges(scores: pd.DataFrame, title: str, xlabel: str) -> Figure:
+    """Mean and middle 95% of each column of repeated results in 0..1, the last one in colour."""
+    mean, limits = scores.mean(), scores.quantile([0.025, 0.975])
+    height = 1.1 + 0.5 * len(mean)
+    figure, axis = style.new_chart("data", height, title=title, xlabel=xlabel, xlim=(0, 1.1))
+    colours = [GREY] * (len(mean) - 1) + [BLUE]
+    errors = abs(limits - mean).to_numpy()
+    bars = axis.barh(mean.index.astype(str), mean, 0.6, xerr=errors, color=colours, alpha=0.7)
     axis.bar_label(bars, fmt="%.2f", padding=4)
     axis.invert_yaxis()
     return figure

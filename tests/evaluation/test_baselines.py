@@ -3,15 +3,13 @@ import pandas as pd
 import pytest
 
 from bonelib.config import CLASSES, Config
-from bonelib.evaluation import baselines, features
-from bonelib.evaluation.evaluate import evaluate
+from bonelib.evaluation import baselines
 from bonelib.evaluation.metrics import compute_metrics
 from bonelib.evaluation.predict import probability_columns
 from tests import builders
-from tests.builders import probability_table
 
 COUNT = 180
-IMAGE_BASELINES = ["majority", "intensity", "corners"]
+IMAGE_BASELINES = ["majority", "intensity"]
 
 
 def labels(class_count=3, seed=0):
@@ -39,13 +37,13 @@ def auroc(table, name, names=CLASSES):
 def test_every_baseline_predicts_every_test_row_for_any_number_of_classes(names):
     fold = fold_of(noise(), labels(len(names)), names)
     table = baselines.predict_baselines(fold)
-    columns = ["path", "label", "group", "baseline", *probability_columns(names)]
+    columns = ["path", "label", "group", "split", "baseline", *probability_columns(names)]
     assert list(table.columns) == columns
     assert table["baseline"].unique().tolist() == IMAGE_BASELINES
-    test = fold.splits.iloc[fold.rows("test")][columns[:3]].reset_index(drop=True)
+    test = fold.splits.iloc[fold.rows("test")][columns[:4]].reset_index(drop=True)
     for _, rows in table.groupby("baseline"):
-        assert rows[columns[:3]].reset_index(drop=True).equals(test)
-        assert np.allclose(rows[columns[4:]].sum(axis=1), 1)
+        assert rows[columns[:4]].reset_index(drop=True).equals(test)
+        assert np.allclose(rows[columns[5:]].sum(axis=1), 1)
 
 
 def test_majority_gives_the_class_shares_of_training():
@@ -66,7 +64,7 @@ def test_intensity_finds_brightness_and_grain_and_nothing_in_noise():
 
 
 def test_local_binary_patterns_of_a_flat_image_are_all_one_pattern():
-    found = features.texture_features(np.full((32, 32), 100, np.uint8))
+    found = baselines.texture_features(np.full((32, 32), 100, np.uint8))
     assert found.shape == (62,)
     assert found[100 >> 3] == 1
     assert found[32:].reshape(3, 10)[:, 8].tolist() == [1, 1, 1]
@@ -74,8 +72,8 @@ def test_local_binary_patterns_of_a_flat_image_are_all_one_pattern():
 
 def test_texture_sees_the_same_in_a_rotated_image():
     image = noise(1)[0]
-    rotated = features.texture_features(np.rot90(image).copy())
-    assert np.allclose(rotated, features.texture_features(image))
+    rotated = baselines.texture_features(np.rot90(image).copy())
+    assert np.allclose(rotated, baselines.texture_features(image))
 
 
 def test_local_binary_patterns_agree_with_neighbours_counted_one_by_one():
@@ -87,31 +85,8 @@ def test_local_binary_patterns_agree_with_neighbours_counted_one_by_one():
             bits = [image[y + radius * dy, x + radius * dx] >= image[y, x] for dy, dx in ring]
             changes = sum(bits[i] != bits[i - 1] for i in range(8))
             counts[sum(bits) if changes <= 2 else 9] += 1
-    found = features.texture_features(image)
+    found = baselines.texture_features(image)
     assert found[42:52] == pytest.approx(counts / counts.sum())
-
-
-def test_mark_in_a_corner_is_found_by_the_corners_and_reported_as_a_shortcut():
-    y = labels()
-    marked = noise()
-    for i, c in enumerate(y):
-        marked[i, :4, 4 * c : 4 * c + 4] = 255
-    for images, level in ((marked, ["alarm"]), (noise(), [])):
-        fold = fold_of(images, y)
-        table = baselines.predict_baselines(fold)
-        assert (auroc(table, "corners") > 0.9) is (level == ["alarm"])
-        rows = fold.splits.assign(tta="plain").join(probability_table(np.full((COUNT, 3), 1 / 3)))
-        found = evaluate(rows, CLASSES, table, resamples=100)["findings"]
-        assert [f["level"] for f in found if "corners" in f["text"]] == level
-
-
-def test_corners_do_not_see_the_middle():
-    image = noise(1)[0]
-    other = image.copy()
-    other[12:36, 12:36] = 0
-    found = features.corner_features(image)
-    assert found.shape == (32,)
-    assert np.array_equal(found, features.corner_features(other))
 
 
 def test_metadata_that_predicts_the_class_is_used_and_the_t_score_is_not():
@@ -123,15 +98,8 @@ def test_metadata_that_predicts_the_class_is_used_and_the_t_score_is_not():
     table.loc[::7, "age"], table.loc[::9, "sex"] = np.nan, None
     shuffled = table.sample(frac=1, random_state=0)
     found = baselines.predict_baselines(fold, shuffled)
-    assert found["baseline"].unique().tolist() == [
-        "majority",
-        "metadata",
-        "metadata_image",
-        "intensity",
-        "corners",
-    ]
+    assert found["baseline"].unique().tolist() == [*IMAGE_BASELINES, "metadata"]
     assert auroc(found, "metadata") > 0.9 > 0.7 > auroc(found, "intensity")
-    assert auroc(found, "metadata_image") > 0.7
     defining = fold.splits[["path"]].assign(**{"T-score": -1.3 * y})
     found = baselines.predict_baselines(fold, defining)
     assert found["baseline"].unique().tolist() == IMAGE_BASELINES
@@ -171,27 +139,15 @@ def planted_features(class_count=3, groups=90, width=30, seed=0, signal=2.0):
 
 
 @pytest.mark.parametrize("names", [("Normal", "Osteoporosis"), CLASSES, tuple("abcde")])
-def test_tuned_regression_finds_a_planted_signal_for_any_number_of_classes(names):
+def test_regression_finds_a_planted_signal_for_any_number_of_classes(names):
     x, y, groups = planted_features(len(names))
-    probabilities = baselines.tuned_regression(x[60:], y[60:], groups[60:], x[:60], len(names))
+    strength = baselines.choose_strength(x[60:], y[60:], groups[60:])
+    probabilities = baselines.logistic_regression(x[60:], y[60:], x[:60], len(names), strength)
     assert probabilities.sum(1) == pytest.approx(1)
     assert compute_metrics(y[:60], probabilities, names)["auroc"] > 0.85
 
 
-def chosen_strength(monkeypatch, *arguments):
-    """The strength with which `tuned_regression` predicts."""
-    used = []
-
-    def regression(x_train, y_train, x_test, class_count, strength):
-        used.append(strength)
-        return np.full((len(x_test), class_count), 1 / class_count)
-
-    monkeypatch.setattr(baselines, "logistic_regression", regression)
-    baselines.tuned_regression(*arguments)
-    return used[0]
-
-
-def test_strength_is_chosen_by_balanced_accuracy_between_groups_of_the_training_rows(monkeypatch):
+def test_strength_is_chosen_by_balanced_accuracy_between_groups_of_the_training_rows():
     x, y, groups = planted_features(width=80, seed=1, signal=1.0)
     # copies that a split by image would learn by heart
     x[1::2] = x[::2]
@@ -205,29 +161,27 @@ def test_strength_is_chosen_by_balanced_accuracy_between_groups_of_the_training_
             results.append(compute_metrics(y[held_out], p, CLASSES)["balanced_accuracy"])
         scores[strength] = np.mean(results)
     assert len(set(scores.values())) > 1
-    found = chosen_strength(monkeypatch, x, y, groups, x, 3)
-    assert found == max(scores, key=scores.get)
+    assert baselines.choose_strength(x, y, groups) == max(scores, key=scores.get)
 
 
-def test_strength_does_not_depend_on_test_rows(monkeypatch):
-    x, y, groups = planted_features(seed=2)
-    rows = x[:60], 1000 * x[:60], x[:0]
-    found = [chosen_strength(monkeypatch, x[60:], y[60:], groups[60:], test, 3) for test in rows]
-    assert len(set(found)) == 1
-
-
-def test_class_with_one_group_leaves_the_strength_at_its_default(monkeypatch):
+@pytest.mark.parametrize("merged", [[2], [0, 1, 2]], ids=["one class", "every class"])
+def test_class_with_one_group_leaves_the_strength_at_its_default(merged):
     x, y, groups = planted_features(seed=3)
-    groups = np.where(y == 2, "one patient", groups)
-    assert chosen_strength(monkeypatch, x, y, groups, x, 3) == 0.1
+    groups = np.where(np.isin(y, merged), "one patient", groups)
+    assert baselines.choose_strength(x, y, groups) == baselines.STRENGTH
+
+
+def test_strength_for_one_class_is_the_default():
+    x, _, groups = planted_features()
+    assert baselines.choose_strength(x, np.ones(len(x), int), groups) == baselines.STRENGTH
 
 
 def test_more_features_than_images_constant_ones_and_few_groups_give_no_warning():
     x, y, groups = planted_features(groups=9, width=400, seed=4)
     x[:, :100] = 5.0
     x[:, 100:200] *= 1e6
-    probabilities = baselines.tuned_regression(x, y, groups, x, 3)
-    assert np.isfinite(probabilities).all()
+    strength = baselines.choose_strength(x, y, groups)
+    assert np.isfinite(baselines.logistic_regression(x, y, x, 3, strength)).all()
 
 
 def test_frozen_features_are_a_baseline_of_runs_with_pretrained_weights(monkeypatch):
@@ -242,8 +196,23 @@ def test_frozen_features_are_a_baseline_of_runs_with_pretrained_weights(monkeypa
 def test_frozen_features_are_the_pooled_features_of_each_image():
     cfg = Config(backbone="test_efficientnet", pretrained=False, image_size=48, batch_size=2)
     images = noise(7)
-    found = features.frozen_features(cfg, images)
+    found = baselines.frozen_features(cfg, images)
     assert found.shape[0] == 7 and found.ndim == 2 and np.isfinite(found).all()
     assert np.array_equal(
-        features.cheap_features(cfg, images)[0], features.texture_features(images[0])
+        baselines.cheap_features(cfg, images)[0], baselines.texture_features(images[0])
     )
+
+
+def test_splitting_copies_by_image_pretends_a_result_that_splitting_by_group_does_not():
+    rng = np.random.default_rng(0)
+    # two copies of each of 60 images without any trace of the class
+    features = np.repeat(rng.normal(size=(60, 8)), 2, 0)
+    y = np.repeat(rng.integers(0, 2, 60), 2)
+    groups = pd.Series(np.repeat(np.arange(60), 2))
+    scores = baselines.compare_protocols(features, y, groups, repeats=4, seed=3)
+    assert scores["repeat"].unique().tolist() == [3, 4, 5, 6]
+    means = scores.groupby("protocol")["accuracy"].mean()
+    oversampled, by_image, by_group = means[list(baselines.PROTOCOLS)]
+    assert oversampled > by_image - 0.1 > 0.65 > by_group
+    sentence = baselines.leakage_sentence(scores)
+    assert sentence.index(f"{by_group:.0%}") < sentence.index(f"{by_image:.0%}")

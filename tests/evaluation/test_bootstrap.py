@@ -139,6 +139,26 @@ def test_prevalence_weighs_every_resample():
     assert (leaf["low"], leaf["high"]) == pytest.approx(tuple(ends))
 
 
+def at_prevalence(y, predicted, shares):
+    group = np.arange(len(y))
+    options = {"resamples": 20, "prevalence": np.array(shares)}
+    return bootstrap.intervals(y, np.eye(3)[predicted], group, CLASSES, **options)
+
+
+def test_predictive_values_at_a_prevalence_follow_bayes():
+    # Sensitivity 0.8; 0.1 and 0.2 of the others are predicted as Osteoporosis, too.
+    y = np.repeat([0, 1, 2], 10)
+    predicted = np.array([2] + [0] * 9 + [2] * 2 + [1] * 8 + [2] * 8 + [1] * 2)
+    expected = 0.1 * 0.8 / (0.1 * 0.8 + 0.2 * 0.2 + 0.7 * 0.1)
+    found = at_prevalence(y, predicted, [0.7, 0.2, 0.1])
+    assert found["ppv"]["Osteoporosis"]["value"] == pytest.approx(expected)
+
+
+def test_prevalence_of_an_absent_class_is_shared_by_the_others_in_proportion():
+    found = at_prevalence([0, 0, 1], [0, 1, 1], [0.7, 0.2, 0.1])
+    assert found["accuracy"]["value"] == pytest.approx((0.7 / 2 + 0.2) / 0.9)
+
+
 def test_ece_is_reflected_and_never_below_zero():
     y, probabilities, group = draw_predictions(16, 30)
     options = {"resamples": 50, "seed": 6}

@@ -45,8 +45,6 @@ def test_class_shares_are_undone_by_bayes_before_the_temperature():
     assert undone[0] == pytest.approx(by_hand)
     calibrated = calibration.calibrate([[0.6, 0.3, 0.1]], 2.0, (drawn, held))
     assert calibrated[0] == pytest.approx(np.sqrt(by_hand) / np.sqrt(by_hand).sum())
-    alone = calibration.calibrate([[0.6, 0.3, 0.1]], 2.0)
-    assert alone == pytest.approx(calibration.apply_temperature([[0.6, 0.3, 0.1]], 2.0))
 
 
 def test_ece_of_perfectly_calibrated_data_is_at_its_floor():

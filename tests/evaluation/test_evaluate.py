@@ -10,7 +10,7 @@ from bonelib.evaluation.bootstrap import intervals
 from bonelib.evaluation.evaluate import count_test_reads, evaluate, failures, fit_on_validation
 from bonelib.evaluation.metrics import compute_metrics
 from bonelib.evaluation.predict import probability_columns, select_rows, to_arrays
-from bonelib.messages import DataError
+from bonelib.messages import ConfigError, DataError
 from tests.builders import baseline_table, predictions_table, probability_table
 
 FEW = {"resamples": 30}
@@ -91,8 +91,9 @@ def test_what_validation_gives_for_prediction_is_what_the_evaluation_uses():
     fitted = fit_on_validation(table, CLASSES, shares, 0.8)
     results = evaluate(table, CLASSES, class_shares=shares, target=0.8, **FEW)
     block, selective = results["calibration"]["plain"], results["selective"]["plain"]
-    assert fitted == {"temperature": block["temperature"], "threshold": selective["threshold"]}
-    assert block["fitted_on"] == len(select_rows(table, "plain", "val"))
+    assert fitted["temperature"] == block["temperature"]
+    assert fitted["threshold"] == selective["threshold"]
+    assert fitted["fitted_on"] == block["fitted_on"] == len(select_rows(table, "plain", "val"))
     y, probabilities, groups = to_arrays(select_rows(table, "plain", "test"), CLASSES)
     calibrated = calibration.calibrate(probabilities, fitted["temperature"], shares)
     for stage, stated in (("before", probabilities), ("after", calibrated)):
@@ -123,10 +124,10 @@ def test_prevalence_weighs_the_test_set_and_must_name_every_class():
     results = evaluate(table, CLASSES, prevalence=[16, 3, 1], **FEW)["at_prevalence"]
     shares = [0.8, 0.15, 0.05]
     assert list(results["prevalence"].values()) == pytest.approx(shares)
-    y, probabilities, _ = to_arrays(select_rows(table, "plain", "test"), CLASSES)
-    by_hand = compute_metrics(y, probabilities, CLASSES, shares)["ppv"]["Osteoporosis"]
-    assert results["ppv"]["Osteoporosis"]["value"] == pytest.approx(by_hand)
-    with pytest.raises(DataError, match="prevalence"):
+    arrays = to_arrays(select_rows(table, "plain", "test"), CLASSES)
+    expected = intervals(*arrays, CLASSES, prevalence=np.array(shares))["ppv"]["Osteoporosis"]
+    assert results["ppv"]["Osteoporosis"]["value"] == pytest.approx(expected["value"])
+    with pytest.raises(ConfigError, match="BONELIB_PREVALENCE"):
         evaluate(table, CLASSES, prevalence=[0.5, 0.5], **FEW)
 
 
@@ -139,6 +140,7 @@ def test_errors_are_counted_by_direction_and_distance():
         rows["label"] = [CLASSES[true] for true, _ in pairs]
         tables.append(rows.join(probability_table(np.eye(3)[[p for _, p in pairs]])))
     results = evaluate(pd.concat(tables), CLASSES, resamples=20)
+    # true classes in rows, predicted ones in columns
     assert results["confusion"]["plain"] == [[1, 0, 1], [1, 0, 1], [2, 0, 0]]
     assert results["ordinal"]["plain"] == {
         "correct": 1,

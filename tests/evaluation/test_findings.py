@@ -90,9 +90,7 @@ def test_comparison_without_an_interval_is_undecided():
     assert levels(metrics, BASELINE_NAMES["intensity"]) == ["warning"]
 
 
-def test_corners_that_predict_the_class_are_an_alarm_and_never_a_rival():
-    assert levels(results((0.6, 0.8), corners=(0.51, 0.6)), "corners") == ["alarm"]
-    assert levels(results((0.6, 0.8), corners=(0.49, 0.6)), "corners") == []
+def test_majority_class_is_no_rival():
     assert levels(results((0.6, 0.8), majority=(0.5, 0.5)), "majority") == []
 
 

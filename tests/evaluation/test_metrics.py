@@ -106,27 +106,6 @@ def test_weights_count_a_row_as_often_as_they_say():
             assert found == pytest.approx(value), name
 
 
-def test_confusion_matrix_has_the_true_classes_in_rows():
-    matrix = metrics.confusion([0, 0, 2], np.eye(3)[[1, 1, 0]])
-    assert matrix.tolist() == [[0, 2, 0], [0, 0, 0], [1, 0, 0]]
-    assert metrics.confusion([1, 0], np.eye(2)[[1, 1]]).tolist() == [[0, 1], [0, 1]]
-
-
-def test_predictive_values_at_a_prevalence_follow_bayes():
-    # Sensitivity 0.8; 0.1 and 0.2 of the others are predicted as Osteoporosis, too.
-    y = np.repeat([0, 1, 2], 10)
-    predicted = np.array([2] + [0] * 9 + [2] * 2 + [1] * 8 + [2] * 8 + [1] * 2)
-    computed = metrics.compute_metrics(y, np.eye(3)[predicted], CLASSES, [0.7, 0.2, 0.1])
-    expected = 0.1 * 0.8 / (0.1 * 0.8 + 0.2 * 0.2 + 0.7 * 0.1)
-    assert computed["ppv"]["Osteoporosis"] == pytest.approx(expected)
-
-
-def test_prevalence_of_an_absent_class_is_shared_by_the_others_in_proportion():
-    probabilities = np.eye(3)[[0, 1, 1]]
-    computed = metrics.compute_metrics([0, 0, 1], probabilities, CLASSES, [0.7, 0.2, 0.1])
-    assert computed["accuracy"] == pytest.approx((0.7 / 2 + 0.2) / 0.9)
-
-
 @pytest.mark.parametrize("names", [CLASSES, ("Normal", "Osteoporosis"), tuple("abcde")])
 def test_binary_read_outs_of_every_cut_agree_with_scikit_learn(names):
     y, probabilities, _ = draw_predictions(2, 80, class_count=len(names))

@@ -14,7 +14,7 @@ def subgroups(table, names=CLASSES, **columns):
     paths = table["path"].drop_duplicates().to_numpy()
     values = {name: [value(i) for i in range(len(paths))] for name, value in columns.items()}
     metadata = pd.DataFrame({"path": paths, **values}).sample(frac=1, random_state=0)
-    return metadata, evaluate(table, names, metadata=metadata, resamples=30)["subgroups"]
+    return metadata, evaluate(table, names, catalog=metadata, resamples=30)["subgroups"]
 
 
 @pytest.mark.parametrize("names", [CLASSES, ("Normal", "Osteoporosis")])
@@ -60,5 +60,5 @@ def test_ten_patients_are_enough_for_a_subgroup_and_nine_are_not():
     site = dict.fromkeys(groups, "big") | dict.fromkeys(groups[:10], "ten")
     site |= dict.fromkeys(groups[10:19], "nine")
     metadata = table[["path"]].assign(site=table["group"].map(site))
-    found = evaluate(table, CLASSES, metadata=metadata, resamples=30)["subgroups"]
+    found = evaluate(table, CLASSES, catalog=metadata, resamples=30)["subgroups"]
     assert set(found["site"]) == {"big", "ten"}

@@ -95,25 +95,10 @@ def test_heat_is_laid_over_the_grey_image_and_nothing_where_there_is_none():
     assert np.abs(shown[:, 8:] - hottest).max() < 2
 
 
-def test_reference_curve_is_dashed_and_a_single_curve_has_no_legend():
-    pair = {"loss": ([1, 2], [3.0, 1.0]), "floor": ([1, 2], [0.5, 0.5])}
-    figure = plots.curves(pair, "Title", "step", "loss")
-    lines = [(line.get_label(), line.get_linestyle()) for line in figure.axes[0].lines]
-    assert lines == [("loss", "-"), ("floor", "--")] and len(figure.legends) == 1
-    alone = plots.curves({"loss": (range(0), [])}, "Title", "step", "loss")
-    assert not alone.legends and alone.section == ""
-
-
-def test_histogram_marks_zero_and_the_middle_of_the_values():
-    lines = plots.histogram(np.linspace(-1, 1, 201), "Title", "difference").axes[0].lines
-    assert np.allclose([line.get_xdata()[0] for line in lines], [0, -0.95, 0.95])
-
-
-def test_protocols_are_in_order_with_their_mean_and_spread():
-    rows = {"naive": [0.8, 0.9], "split by group": [0.5, 0.7]}
-    scores = pd.DataFrame([(name, a) for name, both in rows.items() for a in both])
-    axis = plots.protocols(scores.set_axis(["protocol", "accuracy"], axis=1)).axes[0]
-    assert [label.get_text() for label in axis.get_yticklabels()] == list(rows)
+def test_ranges_are_in_order_with_their_mean_and_spread_and_the_last_one_stands_out():
+    scores = pd.DataFrame({"naive": [0.8, 0.9], "split by group": [0.5, 0.7]})
+    axis = plots.ranges(scores, "Title", "accuracy").axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == list(scores)
     assert [bar.get_width() for bar in axis.patches] == pytest.approx([0.85, 0.6])
     assert not same_color(axis.patches[0].get_facecolor(), axis.patches[1].get_facecolor())
     assert [text.get_text() for text in axis.texts] == ["0.85", "0.60"]

@@ -233,12 +233,13 @@ def test_figures_are_shown_in_the_section_that_they_name(run):
         save_figure(new_figure(name)[0], run / "figures" / f"about {name}.png")
     Image.new("L", (8, 8)).save(run / "figures" / "mine.png")
     save_figure(new_figure("a later section")[0], run / "figures" / "later.png")
+    save_figure(new_figure("training")[0], run / "figures" / "history.png")
     save_figure(new_figure("data")[0], run / "figures" / "z first.png")
     os.utime(run / "figures" / "z first.png", (0, 0))
     html, _ = written(run)
     figures = {name: re.findall(r'<img alt="(.*?)"', section(html, name)) for name in SECTIONS}
     assert figures["data"] == ["z first", "about data"]
-    assert figures["training"] == ["about training"]
+    assert figures["training"] == ["history", "about training"]
     assert figures["failures"] == ["about failures"]
     more = html.split("<summary>More figures</summary>", 1)[1]
     assert set(re.findall(r'<img alt="(.*?)"', more)) == {"mine", "later"}
