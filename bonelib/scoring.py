@@ -16,11 +16,11 @@ from bonelib.evaluation.findings import format_interval, leak_findings
 from bonelib.evaluation.predict import predict_splits
 from bonelib.messages import Finding, sort_findings
 from bonelib.pipeline import Audited, folds, trained_model
-from bonelib.prediction.answers import load_models, model_folders, models_digest
+from bonelib.prediction.answers import load_models, models_digest
 from bonelib.split import Fold, class_shares
 from bonelib.storage import read_json, write_csv, write_json
 from bonelib.training.device import processes
-from bonelib.training.model import TrainedModel, amend_model
+from bonelib.training.model import TrainedModel, amend_model, model_folders
 
 COMPARED_RUNS = ("accuracy", "macro_f1", "auroc")
 

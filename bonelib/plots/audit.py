@@ -53,7 +53,7 @@ def clusters(audit: dict, rows: pd.DataFrame, thumbnails: np.ndarray) -> Figure:
         colour = MAGENTA if cluster["conflict"] else INK
         for axis, path, label in zip(line[1:], paths, cluster["labels"], strict=False):
             axis.imshow(thumbnails[position[path]], cmap="gray", vmin=0, vmax=255)
-            axis.set_title(label, fontsize=8, color=colour, loc="center", pad=2)
+            axis.set_title(style.wrap(label, 14), fontsize=8, color=colour, loc="center", pad=2)
     return figure
 
 

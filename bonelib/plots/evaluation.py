@@ -1,6 +1,5 @@
 """Figures of the test results, from metrics.json's content and predictions."""
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
@@ -23,17 +22,23 @@ def confusion_matrices(matrices: Mapping[str, np.ndarray], class_names: tuple) -
 
     Rows are true classes, columns predicted ones; shares are of the true class.
     """
-    height, title = 1.2 + 5.5 / max(len(matrices), 1.6), "Confusion matrix of the test set"
+    height, title = 1.5 + 5.5 / max(len(matrices), 1.6), "Confusion matrix of the test set"
+    labels = [style.wrap(name.replace("Osteo", "Osteo- "), 10) for name in class_names]
+    rotation = "horizontal"
+    if sum(map(len, class_names)) > 40:
+        labels = [style.wrap(name, 16) for name in class_names]
+        height, rotation = height + 0.6, "vertical"
     figure, axes = style.new_figure("metrics", 1, len(matrices), height, title, sharey=True)
-    labels = [textwrap.fill(name.replace("Osteo", "Osteo- "), 10) for name in class_names]
     for axis, (kind, counts) in zip(axes[0], matrices.items(), strict=True):
         matrix = np.asarray(counts)
         shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
         display = ConfusionMatrixDisplay(shares, display_labels=labels)
-        display.plot(ax=axis, cmap="Blues", colorbar=False, im_kw={"vmin": 0, "vmax": 1})
+        display.plot(ax=axis, cmap="Blues", colorbar=False, xticks_rotation=rotation)
+        display.im_.set_clim(0, 1)
         for cell, count, share in zip(display.text_.flat, matrix.flat, shares.flat, strict=True):
             cell.set_text(f"{count}\n{share:.0%}")
-        axis.set(title=KIND_NAMES.get(kind, kind), xlabel="predicted class", ylabel="true class")
+        axis.set(title=style.wrap(KIND_NAMES[kind], 16))
+        axis.set(xlabel="predicted class", ylabel="true class")
         axis.label_outer()
     return figure
 
@@ -105,7 +110,7 @@ def comparison(metrics: dict) -> Figure:
     for name, block in metrics["baselines"].items():
         blocks[BASELINE_NAMES.get(name, name).removeprefix("the ")] = block
     height, title = 1.2 + 0.5 * len(blocks), "The model beside the baselines"
-    names = [textwrap.fill(name, 18) for name in blocks]
+    names = [style.wrap(name, 18) for name in blocks]
     colours = [BLUE] * len(metrics["test"]) + [INK] * len(metrics["baselines"])
     panels = len(COMPARED_METRICS)
     figure, axes = style.new_figure("baselines", 1, panels, height, title, sharey=True)

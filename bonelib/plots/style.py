@@ -1,6 +1,7 @@
 """The look of every figure, its class colours, and the report section that it belongs to."""
 
 import io
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,11 @@ def class_colours(class_names: tuple) -> dict[str, str]:
     scale = LinearSegmentedColormap.from_list("", [BLUE, TEAL, GOLD, BROWN, MAGENTA], N=257)
     colours = scale(np.linspace(0, 1, len(class_names)))
     return dict(zip(class_names, map(to_hex, colours), strict=True))
+
+
+def wrap(text: str, width: int) -> str:
+    """Text with each of its lines broken at `width` characters: classes may have long names."""
+    return "\n".join(textwrap.fill(line, width) for line in text.splitlines())
 
 
 class Figure(matplotlib.figure.Figure):

@@ -20,9 +20,10 @@ def class_counts(table: pd.DataFrame, class_names: tuple, by: str = "", title: s
     colours = class_colours(class_names)
     axis = counts.fillna(0).plot.bar(ax=axes[0, 0], color=colours, width=0.8, rot=0, legend=False)
     for bars in axis.containers:
-        axis.bar_label(bars, padding=2)
+        axis.bar_label(bars, padding=2, fontsize=9)
     axis.set(title=title, xlabel="", ylabel="images", ymargin=0.12)
-    figure.legend(loc="outside lower center", ncols=3)
+    columns = max(1, 60 // (max(map(len, class_names)) + 6))
+    figure.legend(loc="outside lower center", ncols=columns)
     return figure
 
 
@@ -49,6 +50,7 @@ def image_grid(
     colours: of their frames. maps: heat maps (H, W) 0..1 to lay over them.
     """
     rows = max(1, -(-len(images) // columns))
+    captions = [style.wrap(caption, 84 // columns) for caption in captions]
     lines = max((caption.count("\n") + 1 for caption in captions), default=1)
     height = rows * (6.4 / columns + 0.17 * lines) + (0.35 if title else 0.05)
     figure, axes = new_figure(section, rows, columns, height, title, subplot_kw=style.BLANK)

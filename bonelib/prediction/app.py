@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from bonelib.data.quality import read_for_model
-from bonelib.evaluation import findings, gradcam, predict
+from bonelib.evaluation import gradcam, predict
+from bonelib.evaluation.findings import format_interval
 from bonelib.messages import RunError
 from bonelib.plots.evaluation import COMPARED_METRICS
 from bonelib.plots.style import overlay_heat
 from bonelib.prediction import answers
-from bonelib.report.report import LIMITS, NOTICE
-from bonelib.storage import read_json
+from bonelib.report.report import LIMITS, NOTICE, read_run
 from bonelib.training.model import TrainedModel
 
 
@@ -50,7 +50,7 @@ def serve(models: list[TrainedModel], run: Path, share: bool = False, **options)
         with gradio.Row():
             image = gradio.Image(label="The image as the model sees it", **shown)
             heat = gradio.Image(label="Evidence for the most likely class", **shown)
-        gradio.Markdown(describe_run(models, run))
+        gradio.Markdown(describe_run(run))
         upload.upload(answer, upload, [text, label, image, heat, upload], api_name="answer")
     page.launch(share=share, max_file_size="200mb", enable_monitoring=False, **options)
     return page
@@ -77,18 +77,18 @@ def answer_file(models: list[TrainedModel], path: Path) -> tuple:
     return text, shares.to_dict(), image, overlay_heat(image, np.mean(heats, axis=0))
 
 
-def describe_run(models: list[TrainedModel], run: Path) -> str:
-    """Markdown: the test results, if these very models were evaluated, and the limits."""
-    path, lines = run / "metrics.json", ["This model was not evaluated: run 04_evaluate."]
-    metrics = read_json(path) if path.is_file() else {}
-    if metrics.get("model_digest") == answers.models_digest(models):
+def describe_run(run: Path) -> str:
+    """Markdown: the findings, the limits, and the test results if these models were evaluated."""
+    content = read_run(run)
+    lines, metrics = ["This model was not evaluated: run 04_evaluate."], content["metrics"]
+    if metrics:
         test, count = metrics["test"]["plain"], metrics["counts"]["images"]
         names = COMPARED_METRICS.items()
-        results = [f"{name} {findings.format_interval(test[key])}" for key, name in names]
+        results = [f"{name} {format_interval(test[key])}" for key, name in names]
         lines = [f"Results on {count} test images: {', '.join(results)}."]
-        lines += [
-            f"**{found['level']}:** {_escape(found['text'])}" for found in metrics["findings"]
-        ]
+    lines += [
+        f"**{found.level.capitalize()}:** {_escape(found.text)}" for found in content["findings"]
+    ]
     return "\n- ".join(["## Can I trust this model?\n", *lines, *LIMITS[1:]])
 
 

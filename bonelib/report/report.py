@@ -13,7 +13,7 @@ from bonelib.evaluation.evaluate import failures
 from bonelib.evaluation.findings import format_interval, leak_findings
 from bonelib.messages import Finding, sort_findings
 from bonelib.storage import read_json, write_text
-from bonelib.training.model import model_digest
+from bonelib.training.model import model_digest, model_folders
 
 REPORT_FOLDER = Path(__file__).parent
 NOTICE = "For research and teaching. Not a medical device: no diagnosis, and no substitute for DXA."
@@ -30,13 +30,13 @@ def read_run(run: Path) -> dict:
     """The artifacts of a run by name, None where absent, and what the report derives from them.
 
     Of a cross-validation, `model` and `history` are those of the first training. Results of
-    another model than the one in the run folder count as absent, and `changed` is True.
+    other models than those in the run folder count as absent, and `changed` is True.
     """
     first = min(run.glob("repeat-*-fold-*"), default=run)
     content = {name: _read_artifact(run, name) for name in ARTIFACTS}
     content["model"] = _read_artifact(first / "model", "config")
     content["history"] = _read_artifact(first, "history")
-    content["changed"] = _model_changed(run / "model", content["metrics"])
+    content["changed"] = _model_changed(run, content["metrics"])
     if content["changed"]:
         content |= {"metrics": None, "predictions": None, "explain": None}
     content["findings"] = _findings(content)
@@ -61,10 +61,10 @@ def _read_artifact(folder: Path, name: str):
     return pd.read_csv(folder / f"{name}.csv", dtype=texts, low_memory=False)
 
 
-def _model_changed(folder: Path, metrics: dict | None) -> bool:
-    """Whether the metrics are of another model than the one in the folder."""
-    evaluated = (metrics or {}).get("model_digest")
-    return bool(evaluated and folder.is_dir() and model_digest(folder) != evaluated)
+def _model_changed(run: Path, metrics: dict | None) -> bool:
+    """Whether the metrics are of other models than those in the run folder."""
+    folders = model_folders(run)
+    return bool(metrics and folders and metrics.get("model_digest") != model_digest(*folders))
 
 
 def _findings(content: dict) -> list[Finding]:

@@ -16,16 +16,10 @@ from bonelib.evaluation.calibration import apply_temperature, calibrate, undo_cl
 from bonelib.evaluation.evaluate import fit_on_validation
 from bonelib.evaluation.predict import logits, predict_splits, probability_columns, softmax_mean
 from bonelib.messages import RunError
-from bonelib.prediction.answers import (
-    REFER,
-    UNSURE,
-    answer_images,
-    load_models,
-    model_folders,
-    models_digest,
-)
+from bonelib.prediction.answers import REFER, UNSURE, answer_images, load_models, models_digest
 from bonelib.split import class_shares
 from bonelib.training import device
+from bonelib.training.model import model_folders
 from tests.builders import calibrated_run
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (11, 48, 48), dtype=np.uint8)

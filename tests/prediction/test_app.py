@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import socket
@@ -14,10 +13,12 @@ from PIL import Image
 
 from bonelib.config import CLASSES
 from bonelib.data.quality import read_for_model
+from bonelib.evaluation.findings import format_interval
 from bonelib.evaluation.predict import probability_columns
 from bonelib.prediction import app
-from bonelib.prediction.answers import answer_images, models_digest
-from tests.builders import calibrated_run, dicom_file, waves
+from bonelib.prediction.answers import answer_images
+from bonelib.storage import read_json, write_json
+from tests.builders import calibrated_run, dicom_file, finished_run, waves
 
 pytest.importorskip("gradio", reason="needs the optional gradio")
 # its dependencies warn of each other
@@ -144,31 +145,34 @@ def test_page_connects_to_this_machine_only(served, ask, tmp_path):
     assert hosts and hosts <= {"127.0.0.1", "::1", "localhost", "local"}
 
 
-def test_backbone_without_a_feature_map_gets_probabilities_and_no_heat_map(
-    models, tmp_path, monkeypatch
-):
-    def no_map(*args):
-        raise app.RunError("Grad-CAM needs a feature map")
-
-    monkeypatch.setattr(app.gradcam, "heatmaps", no_map)
+def test_backbone_without_a_feature_map_gets_probabilities_and_no_heat_map(tmp_path):
+    models = calibrated_run(tmp_path, size=160, backbone="test_vit")
     text, probabilities, image, heat = app.answer_file(models, saved(tmp_path, waves(5)))
-    assert "feature map" in text and probabilities and image is not None and heat is None
+    assert "feature map" in text and image is not None and heat is None
+    assert sum(probabilities.values()) == pytest.approx(1)
 
 
-def test_page_states_its_limits_and_the_test_results_of_these_models_only(models, tmp_path):
-    bare = app.describe_run(models, tmp_path)
+@pytest.mark.parametrize("names", [("Normal", "Osteoporosis"), tuple("01234")])
+def test_page_shows_any_number_of_classes(tmp_path, names):
+    models = calibrated_run(tmp_path, names)
+    text, probabilities, image, heat = app.answer_file(models, saved(tmp_path, waves(5)))
+    assert list(probabilities) == list(names) and heading(text) in names
+    assert heat.shape == (*image.shape, 3)
+
+
+def test_page_states_its_limits_and_findings_and_the_results_of_these_models_only(tmp_path):
+    bare = app.describe_run(tmp_path)
     assert "not evaluated" in bare and "another hospital" in bare
-    leaf = {"value": 0.5, "low": 0.25, "high": 0.75}
-    metrics = {
-        "model_digest": models_digest(models),
-        "test": {"plain": dict.fromkeys(("accuracy", "macro_f1", "auroc"), leaf)},
-        "counts": {"images": 26},
-        "findings": [{"level": "alarm", "text": "Leak: <b>"}],
-    }
-    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    text = app.describe_run(models, tmp_path)
-    assert "26 test images" in text and "AUROC 0.50 (0.25 to 0.75)" in text
+    run = finished_run(tmp_path)
+    metrics = read_json(run / "metrics.json")
+    findings = {"findings": [{"level": "alarm", "text": "Leak: <b>"}]}
+    write_json(run / "metrics.json", metrics | findings)
+    text = app.describe_run(run)
+    auroc = format_interval(metrics["test"]["plain"]["auroc"])
+    assert f"{metrics['counts']['images']} test images" in text and f"AUROC {auroc}" in text
     assert r"Leak\: \<b\>" in text and "not evaluated" not in text
-    (tmp_path / "metrics.json").write_text(json.dumps(metrics | {"model_digest": "other"}))
-    assert "not evaluated" in app.describe_run(models, tmp_path)
-    assert "26 test images" not in app.describe_run(models, tmp_path)
+    (run / "model" / "model.safetensors").write_bytes(b"more epochs")
+    text = app.describe_run(run)
+    assert "not evaluated" in text and "test images" not in text
+    # what the audit found is true of any model
+    assert "Leak" not in text and "age alone predicts" in text

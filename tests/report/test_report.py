@@ -1,6 +1,7 @@
 import csv
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from bonelib.plots.style import new_figure, save_figure
 from bonelib.report import report
 from bonelib.report.report import read_run, write_report
 from bonelib.storage import read_json, write_csv, write_json
+from bonelib.training.model import model_digest
 from tests.builders import finished_run, predictions_table
 
 SECTIONS = (
@@ -87,11 +89,11 @@ def test_every_metric_is_shown_with_its_interval(run):
 def test_every_artifact_has_its_place_in_the_report(run):
     html, _ = written(run)
     assert ["used", "5"] in cells(section(html, "data"))
-    assert ["groups", "5"] in cells(section(html, "data"))
+    assert ["patient groups", "5"] in cells(section(html, "data"))
     train = pd.read_csv(run / "splits.csv").query("split == 'train'")
-    counts = [str((train["label"] == name).sum()) for name in CLASSES]
-    row = ["training", *counts, str(train["group"].nunique())]
-    assert row in cells(section(html, "data"))
+    rows = {row[0]: row[1] for row in cells(section(html, "data")) if len(row) == 4}
+    counts = {name: str((train["label"] == name).sum()) for name in CLASSES}
+    assert rows == {"": "training", **counts, "patient groups": str(train["group"].nunique())}
     assert ["epochs", "3"] in cells(section(html, "settings"))
     assert ["backbone", "efficientnet_b3"] in cells(section(html, "settings"))
     corners = ["AUROC from the image corners alone", "0.50<small>0.40 to 0.60</small>"]
@@ -102,11 +104,11 @@ def test_every_artifact_has_its_place_in_the_report(run):
     assert errors[["path", "label", "prediction"]].to_numpy().tolist() == shown[1 : 1 + len(errors)]
 
 
-@pytest.mark.parametrize("names", [("healthy", "ill"), ("a", "b", "c", "d")])
+@pytest.mark.parametrize("names", [("healthy", "ill"), ("a", "b", "c", "d"), tuple("01234")])
 def test_run_of_any_number_of_classes_is_reported(tmp_path, names):
     html, card = written(finished_run(tmp_path, names))
-    header = next(row for row in cells(section(html, "data")) if row and row[0] == "split")
-    assert header == ["split", *names, "groups"]
+    assert [row[0] for row in cells(section(html, "data")) if len(row) == 4][1:-1] == list(names)
+    assert ["", *names] in cells(section(html, "metrics"))
     assert f"| split | {' | '.join(names)} | groups |" in card
     kappa = next(row for row in cells(html) if row and row[0] == "quadratic kappa")
     assert (set(kappa[1:]) == {"not defined"}) == (len(names) == 2)
@@ -125,7 +127,7 @@ def test_texts_of_the_data_cannot_break_the_page_or_the_card(run):
     site = pd.read_csv(run / "predictions.csv")[["path"]].drop_duplicates()
     site[HOSTILE] = np.where(np.arange(len(site)) % 2, HOSTILE, "other")
     metrics = evaluate(pd.read_csv(run / "predictions.csv"), CLASSES, None, site, resamples=30)
-    write_json(run / "metrics.json", metrics)
+    amend(run / "metrics.json", **metrics)
     (run / "figures").mkdir()
     Image.new("L", (8, 8)).save(run / "figures" / '"onload="alert(1).png')
     html, card = written(run)
@@ -189,14 +191,34 @@ def test_copies_across_the_split_are_an_alarm(run, column):
     assert first.text in html and first.text in card
 
 
-def test_results_of_another_model_are_not_shown(run):
-    (run / "model" / "model.safetensors").write_bytes(b"weights")
+def split_in_folds(run):
+    """The run as one of a cross-validation with two models, evaluated together."""
+    folders = [run / f"repeat-0-fold-{number}" for number in range(2)]
+    for folder in folders:
+        shutil.copytree(run / "model", folder / "model")
+        shutil.copy(run / "history.csv", folder)
+    (folders[1] / "model" / "model.safetensors").write_bytes(b"weights of the second fold")
+    shutil.rmtree(run / "model")
+    (run / "history.csv").unlink()
+    digest = model_digest(*(folder / "model" for folder in folders))
+    amend(run / "metrics.json", model_digest=digest)
+    return folders[1]
+
+
+@pytest.mark.parametrize("case", ["one model", "a fold", "a further fold", "no digest"])
+def test_results_of_another_model_are_not_shown(run, case):
     for name in ("metrics", "data"):
         save_figure(new_figure(name)[0], run / "figures" / f"{name}.png")
-    amend(run / "metrics.json", model_digest=report.model_digest(run / "model"))
+    last = split_in_folds(run) if "fold" in case else run
     html, card = written(run)
     assert not read_run(run)["changed"] and "the model has changed" not in html + card
-    (run / "model" / "model.safetensors").write_bytes(b"other weights")
+    assert "| accuracy |" in card
+    if case == "a further fold":
+        shutil.copytree(last, run / "repeat-0-fold-2")
+    elif case == "no digest":
+        amend(run / "metrics.json", model_digest=None)
+    else:
+        (last / "model" / "model.safetensors").write_bytes(b"other weights")
     html, card = written(run)
     assert read_run(run)["changed"]
     for name in ("metrics", "baselines", "calibration", "abstain", "subgroups", "failures"):
@@ -211,12 +233,13 @@ def test_figures_are_shown_in_the_section_that_they_name(run):
         save_figure(new_figure(name)[0], run / "figures" / f"about {name}.png")
     Image.new("L", (8, 8)).save(run / "figures" / "mine.png")
     save_figure(new_figure("a later section")[0], run / "figures" / "later.png")
+    save_figure(new_figure("training")[0], run / "figures" / "history.png")
     save_figure(new_figure("data")[0], run / "figures" / "z first.png")
     os.utime(run / "figures" / "z first.png", (0, 0))
     html, _ = written(run)
     figures = {name: re.findall(r'<img alt="(.*?)"', section(html, name)) for name in SECTIONS}
     assert figures["data"] == ["z first", "about data"]
-    assert figures["training"] == ["about training"]
+    assert figures["training"] == ["history", "about training"]
     assert figures["failures"] == ["about failures"]
     more = html.split("<summary>More figures</summary>", 1)[1]
     assert set(re.findall(r'<img alt="(.*?)"', more)) == {"mine", "later"}
@@ -272,13 +295,46 @@ def test_subgroups_prevalence_and_odd_calibration_are_shown(run):
     metrics = evaluate(table, CLASSES, None, metadata, prevalence=[0.5, 0.3, 0.2], resamples=30)
     metrics["calibration"]["plain"]["temperature"] = 20.0
     metrics["calibration"]["plain"]["after"]["log_loss"] = 9.0
-    write_json(run / "metrics.json", metrics)
+    amend(run / "metrics.json", **metrics)
     html, _ = written(run)
     assert "north &amp; south" in [row[0] for row in cells(section(html, "subgroups")) if row]
     assert "Normal 0.5, Osteopenia 0.3, Osteoporosis 0.2" in section(html, "metrics")
     assert "end of its range" in section(html, "calibration")
     assert "the probabilities worse" in section(html, "calibration")
     assert "No baseline" in section(html, "baselines")
+
+
+def test_results_by_patient_and_by_t_score_are_shown_if_they_are_there(run):
+    html = section(written(run)[0], "metrics")
+    assert "by patient" not in html and "T-score" not in html
+    leaf, shown = {"value": 0.7, "low": 0.5, "high": 0.9}, "0.70<small>0.50 to 0.90</small>"
+    amend(run / "metrics.json", patients={"accuracy": leaf, "auroc": leaf, "patients": 12})
+    amend(run / "metrics.json", t_score={"below 0.5 & more": {"images": 12, "accuracy": leaf}})
+    rows = cells(section(written(run)[0], "metrics"))
+    start = rows.index(["", "by image", "by patient"])
+    assert [row[0] for row in rows[start + 1 : start + 3]] == ["accuracy", "AUROC"]
+    assert {row[2] for row in rows[start + 1 : start + 3]} == {shown}
+    assert ["below 0.5 &amp; more", "12", shown] in rows
+
+
+@pytest.mark.parametrize(("setting", "word"), [("use", ", used<"), ("ignore", ", not used<")])
+def test_given_split_is_shown_with_what_it_leaks(run, setting, word):
+    amend(run / "audit.json", given_split={"setting": setting, "counts": {}, "leaking": []})
+    assert "came with" not in section(written(run)[0], "data")
+    given = {"setting": setting, "counts": {"train": 60, "test": 20}, "leaking": ["a", "b"]}
+    amend(run / "audit.json", given_split=given)
+    html = section(written(run)[0], "data")
+    assert ["training", "60"] in cells(html) and ["test", "20"] in cells(html)
+    assert word in html and "2 of its test images" in html
+
+
+def test_backbone_without_a_feature_map_has_a_reason_in_place_of_its_figures(run):
+    save_figure(new_figure("explanations")[0], run / "figures" / "heatmaps.png")
+    assert "<img" in section(written(run)[0], "explanations")
+    amend(run / "explain.json", no_map="a map (N, C, h, w) is needed, the backbone has (1, 65, 64)")
+    html = section(written(run)[0], "explanations")
+    assert "No heat maps: a map (N, C, h, w) is needed" in html and "<img" not in html
+    assert "AUROC from the image corners alone" in html
 
 
 @pytest.mark.parametrize(("threshold", "words"), [(None, "refer all images"), (0.6, "0.60")])
@@ -291,10 +347,7 @@ def test_threshold_for_abstaining_is_named(run, threshold, words):
 
 
 def test_cross_validation_shows_its_spread_and_its_first_training(run):
-    first = run / "repeat-0-fold-0"
-    first.mkdir()
-    for name in ("model", "history.csv"):
-        (run / name).rename(first / name)
+    split_in_folds(run)
     spread = {"auroc": {"mean": 0.7, "over_folds": 0.05, "over_seeds": None}}
     amend(run / "metrics.json", spread={"plain": spread})
     html, _ = written(run)
@@ -306,8 +359,9 @@ def test_cross_validation_shows_its_spread_and_its_first_training(run):
 def test_classes_with_numbers_as_names_are_reported(tmp_path):
     html, _ = written(finished_run(tmp_path, ("0", "1", "2")))
     train = pd.read_csv(tmp_path / "splits.csv").query("split == 'train'")
-    counts = [str((train["label"] == number).sum()) for number in range(3)]
-    assert ["training", *counts] in [row[:4] for row in cells(section(html, "data"))]
+    counts = {str(number): str((train["label"] == number).sum()) for number in range(3)}
+    rows = {row[0]: row[1] for row in cells(section(html, "data")) if len(row) == 4}
+    assert counts.items() <= rows.items()
 
 
 def test_number_of_models_that_read_the_test_set_is_shown(run):
@@ -322,3 +376,22 @@ def test_settings_of_any_shape_are_shown_on_one_line(run):
     assert shown["args"] == "pad same, p 0.123"
     assert shown["views"] == "none" and shown["none"] == "not defined"
     assert len(shown["long"]) <= 210
+
+
+def test_figures_beyond_the_first_two_are_folded(run):
+    for number in range(4):
+        save_figure(new_figure("data")[0], run / "figures" / f"{number}.png")
+        os.utime(run / "figures" / f"{number}.png", (number, number))
+    shown, folded = section(written(run)[0], "data").split("<summary>2 more figures</summary>")
+    assert re.findall(r'<img alt="(.*?)"', shown) == ["0", "1"]
+    assert re.findall(r'<img alt="(.*?)"', folded.split("</details>")[0]) == ["2", "3"]
+
+
+def test_baseline_of_any_name_is_compared_under_its_own_name(run):
+    metrics = read_json(run / "metrics.json")
+    leaf = metrics["baselines"]["intensity"]
+    metrics["baselines"]["two points"] = leaf
+    metrics["differences"]["model_minus_two points"] = leaf
+    amend(run / "metrics.json", **metrics)
+    names = [row[0] for row in cells(section(written(run)[0], "baselines")) if row]
+    assert names.count("two points") == 2 and names.count("intensity baseline") == 2
