@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
-from bonelib.parsing import Commas, Json, Numbers, Positives, Texts, check_names, config_error
+from bonelib import parsing
 from bonelib.profiles import SCRATCH_PROFILE, profile_of
 
 # Default class names, from healthy to ill.
@@ -23,8 +23,8 @@ VIEWS = (
     *("identity", "mirror", "rotate -6", "rotate +6", "mirror rotate -6", "mirror rotate +6"),
     *("zoom 0.94", "zoom 1.06", "mirror zoom 0.94", "mirror zoom 1.06"),
 )
-Augmentations = Annotated[tuple[Literal[AUGMENTATIONS], ...], Commas]  # type: ignore[valid-type]
-Views = Annotated[tuple[Literal[VIEWS], ...], Commas]  # type: ignore[valid-type]
+Augmentations = Annotated[tuple[Literal[AUGMENTATIONS], ...], parsing.Commas]  # type: ignore[valid-type]
+Views = Annotated[tuple[Literal[VIEWS], ...], parsing.Commas]  # type: ignore[valid-type]
 
 # Settings that belong to a machine or a moment, not to a run.
 NOT_SAVED = ("run", "images", "mirror", "cache", "smoke")
@@ -35,21 +35,23 @@ class Config:
     """The settings of a run, usually made by `Config.load`. Empty texts and -1 mean "choose"."""
 
     # "sample", a folder with one folder per class, a table (.csv), or a Kaggle slug owner/name
-    data: str = "sample"
+    data: parsing.Place = "sample"
     # results; empty: runs/<name of the data>
     run: str = ""
     # new images for 05_predict: a file or a folder; empty: the test set
-    images: str = ""
+    images: parsing.Place = ""
     # decoded images and downloads; keep it on a local disk
     cache: str = ".cache/bonelib"
     # class names, from healthy to ill
-    class_names: Texts = CLASSES
+    class_names: parsing.Texts = CLASSES
     # folder name -> class name, for folder names that are not understood; "" leaves a folder out
-    classes: Annotated[dict[str, str], Json] = Field(default_factory=dict)
+    classes: Annotated[dict[str, str], parsing.Json] = Field(default_factory=dict)
     # a table about the images; empty: metadata.csv beside the class folders, if there is one
-    metadata: str = ""
-    # finds the patient in a file name, e.g. ^(\d+)_
+    metadata: parsing.Place = ""
+    # finds the patient in a file name or path, e.g. ^(\d+)_; "none": no patient is guessed
     patient_regex: str = ""
+    # "use": the folder test is the test set; "ignore": the data are split anew
+    given_split: Literal["ignore", "use"] = "ignore"
 
     # share of all groups in the test set; the validation set is as large
     test_size: float = Field(default=0.2, ge=0.05, le=0.34)
@@ -75,10 +77,10 @@ class Config:
     # a .safetensors file of backbone weights, in place of the model hub
     weights: str = ""
     # passed to timm, e.g. {"pad_type": "same"}
-    backbone_args: Annotated[dict[str, Any], Json] = Field(default_factory=dict)
+    backbone_args: Annotated[dict[str, Any], parsing.Json] = Field(default_factory=dict)
     # of the images that the weights were trained on, 0..1; empty: timm's values for this backbone
-    mean: Numbers = ()
-    std: Positives = ()
+    mean: parsing.Numbers = ()
+    std: parsing.Positives = ()
     dropout: float = Field(default=0.3, ge=0, le=0.9)
     # share of the backbone's parameter tensors, from the input on, that stay unchanged
     freeze: float = Field(default=0.5, ge=0, le=1)
@@ -112,7 +114,7 @@ class Config:
     # of the bootstrap
     resamples: int = Field(default=1000, ge=20, le=100_000)
     # shares of the classes where the model is to be used; empty: as in the data
-    prevalence: Numbers = ()
+    prevalence: parsing.Numbers = ()
     # accuracy of the answered images, when unsure ones are referred to a person
     target: float = Field(default=0.9, ge=0.34, le=1)
     # the tiny run that CI makes
@@ -136,7 +138,7 @@ class Config:
         }
         given |= {name: value for name, value in form.items() if value not in ("", None)}
         fields = [field.name for field in dataclasses.fields(cls) if field.name != "given"]
-        check_names(given, fields)
+        parsing.check_names(given, fields)
         kept = {name: given[name] for name in given if name not in NOT_SAVED}
         try:
             cfg = cls(**given)
@@ -145,7 +147,7 @@ class Config:
                 profile |= SCRATCH_PROFILE
             return cls(**(profile | given), given=kept)
         except ValidationError as error:
-            raise config_error(error) from error
+            raise parsing.config_error(error) from error
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -163,6 +165,8 @@ class Config:
             )
         if self.folds in (1, 2):
             raise ValueError(f"folds = {self.folds}: allowed is 0 (one split) or at least 3")
+        if self.folds and self.given_split == "use":
+            raise ValueError("given_split = use has one test set: folds must be 0")
         allowed = (*self.class_names, "")
         if unknown := [name for name in self.classes.values() if name not in allowed]:
             raise ValueError(f"classes: {unknown[0]!r} is not one of {', '.join(allowed)} or empty")

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Iterable
 from typing import Annotated
 
@@ -17,6 +18,13 @@ def _from_commas(value):
     return value
 
 
+def _place(value):
+    """A path without the quotes it was copied with; a Kaggle page's address as owner/name."""
+    text = value.strip().strip("\"'") if isinstance(value, str) else value
+    page = re.match(r"https?://(?:www\.)?kaggle\.com/datasets/([\w-]+/[\w.-]+)", str(text))
+    return page[1] if page else text
+
+
 def _from_json(value):
     if isinstance(value, str):
         try:
@@ -28,6 +36,7 @@ def _from_json(value):
 
 Commas = BeforeValidator(_from_commas)
 Json = BeforeValidator(_from_json)
+Place = Annotated[str, BeforeValidator(_place)]
 Texts = Annotated[tuple[str, ...], Commas]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Numbers = Annotated[tuple[NotNegative, ...], Commas]

@@ -50,7 +50,7 @@ def audited(cfg: Config, refresh: bool = False) -> Audited:
     with processes().main_process_first():
         check_version(cfg.root)
         catalog = load_catalog(cfg)
-        found = None if refresh else _earlier_audit(cfg.root, catalog.table)
+        found = None if refresh else _earlier_audit(cfg, catalog.table)
         if found is None and not refresh:
             print(f"{cfg.root} holds no audit of these images: making it, as 01_explore does")
         table, results = found or audit(catalog, cfg)
@@ -137,18 +137,21 @@ def _fold_settings(cfg: Config, repeat: int, fold: int) -> Config:
     return dataclasses.replace(cfg, run=cfg.run + below, mirror=mirror, seed=cfg.seed + repeat)
 
 
-def _earlier_audit(run: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, dict] | None:
+def _earlier_audit(cfg: Config, table: pd.DataFrame) -> tuple[pd.DataFrame, dict] | None:
     """The run's audit, if it is of the same files, labels and patients."""
     texts = ["patient", "format", "sha256", "group", "issues"]
     try:
-        old = pd.read_csv(run / "catalog.csv", dtype=dict.fromkeys(texts, str))
-        results = read_json(run / "audit.json")
+        old = pd.read_csv(cfg.root / "catalog.csv", dtype=dict.fromkeys(texts, str))
+        results = read_json(cfg.root / "audit.json")
         old[texts] = old[texts].fillna("")
     except (OSError, ValueError, KeyError):
         return None
     same = ["path", "label", "sha256"]
-    if len(old) != len(table) or not np.array_equal(
-        old[same].to_numpy(str), table[same].to_numpy(str)
+    given = results.get("given_split", {}).get("setting", "ignore")
+    if (
+        given != cfg.given_split
+        or len(old) != len(table)
+        or not np.array_equal(old[same].to_numpy(str), table[same].to_numpy(str))
     ):
         return None
     # patients are compared by who is the same person: the hashes differ with the salt

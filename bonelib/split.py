@@ -47,17 +47,24 @@ def split(table: pd.DataFrame, cfg: Config, fold: int = 0, repeat: int = 0) -> p
     """SPLIT_COLUMNS of every usable row; no group is in two splits.
 
     Folds are grouped and stratified: `fold` is the test set, the next one the validation set.
-    Without cross-validation there are 1 / test_size folds. Raises DataError if a class has too
-    few groups.
+    Without cross-validation there are 1 / test_size folds; with `given_split` the given test set
+    is fold 0, and the others follow. Raises DataError if a class has too few groups.
     """
     rows = table[usable(table)].reset_index(drop=True)
+    is_free = np.ones(len(rows), bool)
+    if cfg.given_split == "use":
+        is_free = (rows["given_split"] != "test").to_numpy()
     class_names = present_classes(cfg, rows["label"])
     y = label_indices(rows["label"], class_names)
     k = cfg.folds or round(1 / cfg.test_size)
     if not 0 <= fold < k:
         raise DataError(f"fold = {fold}: allowed is 0 to {k - 1}")
-    _check_groups(rows, class_names, k)
-    folds = assign_folds(y, rows["group"].to_numpy(), k, cfg.seed + 1000 * repeat)
+    _check_groups(rows[is_free], class_names, k)
+    folds = np.zeros(len(rows), np.int64)
+    groups = rows["group"].to_numpy()[is_free]
+    folds[is_free] = assign_folds(y[is_free], groups, k, cfg.seed + 1000 * repeat)
+    # a given test set is fold 0
+    folds[is_free] += not is_free.all()
     names = np.select([folds == fold, folds == (fold + 1) % k], ["test", "val"], "train")
     out = rows[["path", "label", "group"]].assign(split=names, fold=folds)
     for name in ("train", "val", "test"):
@@ -65,7 +72,8 @@ def split(table: pd.DataFrame, cfg: Config, fold: int = 0, repeat: int = 0) -> p
         if missing:
             raise DataError(
                 f"{name} has no image of {', '.join(sorted(missing))}: the groups are too large to "
-                f"split evenly. Use another seed (now {cfg.seed}) or fewer folds (now {k})"
+                f"split evenly. Use another seed (now {cfg.seed}), fewer folds (now {k}), or for a "
+                "given test set given_split = ignore"
             )
     return out.assign(draws=_draws(out, y, cfg))
 

@@ -175,7 +175,7 @@ def test_patients_are_hashed_and_still_grouped(whole):
 def test_first_column_of_patients_decides_who_is_who(tmp_path):
     table = pd.DataFrame({"path": ["a.png", "b.png", "c.png"], "patient": ""})
     own = pd.DataFrame({"patient_id": ["7", "7", ""], "MRN": ["x", "y", "z"]})
-    joined, _ = join(table, own, tmp_path, Config(cache=str(tmp_path)))
+    joined, _ = join(table, own, tmp_path, Config(cache=str(tmp_path)), [])
     first, second, third = joined["patient"]
     assert first == second != third
 

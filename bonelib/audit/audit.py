@@ -4,10 +4,9 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from bonelib.audit import copies, defects, shortcuts
+from bonelib.audit import copies, defects, layout, shortcuts
 from bonelib.config import Config, present_classes
 from bonelib.data.catalog import CATALOG_COLUMNS, Catalog, has_issue, usable
-from bonelib.data.metadata import suggested_patient_regex
 from bonelib.messages import Finding, sort_findings
 from bonelib.split import label_indices
 
@@ -23,10 +22,11 @@ def audit(catalog: Catalog, cfg: Config) -> tuple[pd.DataFrame, dict]:
     rows = catalog.table[readable].reset_index(drop=True)
     pairs = copies.find_copies(catalog.thumbnails, rows)
     named = copies.copies_by_name(rows["path"].tolist())
-    clusters = _clusters(rows, pairs)
-    rows["issues"] = _issues(rows, catalog, clusters)
     links = list(zip(pairs["a"], pairs["b"], strict=True))
     rows["group"] = _groups(rows, links + [(a, b) for a, b, _ in named])
+    rows, given, findings = layout.given_split(rows, cfg)
+    clusters = _clusters(rows, pairs)
+    rows["issues"] = _issues(rows, catalog, clusters)
     table = catalog.table.drop(columns="coloured").assign(issues="unreadable", group="")
     table.loc[readable, ["issues", "group"]] = rows[["issues", "group"]].to_numpy()
     used = rows[usable(rows)]
@@ -45,8 +45,9 @@ def audit(catalog: Catalog, cfg: Config) -> tuple[pd.DataFrame, dict]:
         "defects": _defects(table),
         "shortcuts": shortcuts.find_shortcuts(suspects, y, used["group"], class_names, cfg.seed),
         "metadata": {"odd": defects.odd_values(rows, extra), "unmatched": catalog.unmatched},
+        "given_split": given,
     }
-    findings = sort_findings(_findings(results, catalog, paths))
+    findings = sort_findings([*findings, *catalog.findings, *_findings(results, catalog, paths)])
     return table, results | {"findings": [asdict(finding) for finding in findings]}
 
 
@@ -62,7 +63,9 @@ def count_exclusions(table: pd.DataFrame) -> dict[str, int]:
 def _clusters(rows: pd.DataFrame, pairs: pd.DataFrame) -> list[dict]:
     """Sets of copies: `paths`, `labels`, `kept` (the path of the largest), what links them."""
     numbers = copies.join_links(len(rows), zip(pairs["a"], pairs["b"], strict=True))
-    members = rows.assign(pixels=rows["width"] * rows["height"]).groupby(numbers)
+    # what leaks from a given test set is kept last
+    is_used = ~has_issue(rows, "leak")
+    members = rows.assign(pixels=is_used * rows["width"] * rows["height"]).groupby(numbers)
     clusters = []
     for number, links in pairs.groupby(numbers[pairs["a"]], sort=False):
         cluster = members.get_group(number)
@@ -87,6 +90,7 @@ def _issues(rows: pd.DataFrame, catalog: Catalog, clusters: list[dict]) -> list[
     issues = []
     for row, thumbnail in zip(rows.itertuples(), catalog.thumbnails, strict=True):
         found = defects.image_defects(row, thumbnail)
+        found |= {issue for issue in row.issues.split(";") if issue}
         found |= {"copy"} if row.path in copied else set()
         found |= {"conflict"} if row.path in conflicting else set()
         issues.append(";".join(sorted(found)))
@@ -117,8 +121,6 @@ def _findings(results: dict, catalog: Catalog, paths: list[str]) -> list[Finding
         warnings.append(f"Copies with different labels: {images:,} images are not used.")
     for odd in results["metadata"]["odd"]:
         warnings.append(f"{odd['path']}: {odd['column']} {odd['value']} {odd['reason']}.")
-    if not results["patients"]:
-        warnings.append(suggested_patient_regex(paths))
     if len(paths) > copies.MAX_COMPARED:
         warnings.append(
             f"Only blocks of {copies.MAX_COMPARED:,} images were searched for copies: of copies in "

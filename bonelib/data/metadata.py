@@ -6,14 +6,15 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
 
 from bonelib.config import Config
-from bonelib.messages import DataError
+from bonelib.data.patients import patients_of_layout, without_placeholders
+from bonelib.data.tables import TABLE_SUFFIXES, plain_name, read_table
+from bonelib.messages import DataError, Finding
 
 CATALOG_COLUMNS = [
     *("path", "label", "patient", "width", "height", "format"),
@@ -33,21 +34,6 @@ DEFINING_COLUMN = re.compile(
     r"(?i)t.?score|z.?score|bmd|density|diagnos|label|class|target|qus|fracture.?risk|frax"
     r"|(^|_)id$|image|file|name"
 )
-# The patient at the start of file names: 2144657_study1_1.jpg, OP130_2.png, patient-7_left.png.
-PATIENT_NAME = r"(?i)^(\d{4,}|[a-z]{1,8}[_-]?\d{3,}|(?:patient|pat|subject|sub|case|p)[_-]?\d+)[_-]"
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """A .csv with its values as the texts that are written (007 is not 7); raises DataError."""
-    try:
-        table = pd.read_csv(path, dtype=str)
-    # Errors of pandas are ValueErrors.
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: no table in UTF-8, separated by commas ({error})") from error
-    # pandas would take the first column for row names.
-    if not isinstance(table.index, pd.RangeIndex):
-        raise DataError(f"{path}: rows have more values than the first line has column names")
-    return table
 
 
 def patient_salt(folder: str | Path) -> bytes:
@@ -72,50 +58,38 @@ def hash_patient(patient: str, salt: bytes) -> str:
     return hashlib.blake2b(name, key=salt, digest_size=8).hexdigest() if name else ""
 
 
-def join(table: pd.DataFrame, own: pd.DataFrame, root: Path, cfg: Config) -> tuple:
+def join(
+    table: pd.DataFrame, own: pd.DataFrame, root: Path, cfg: Config, findings: list[Finding]
+) -> tuple[pd.DataFrame, list[str]]:
     """The table with `patient` hashed, and the columns of `own` and of the metadata added.
 
     Second, what is only in the metadata or only among the images. A patient is what
     `patient_regex` finds in the file name, else what the metadata say, else what `own` says, else
-    the hash that `table` already has from a DICOM header.
+    the hash that `table` already has from a DICOM header, else what the layout seems to give.
     """
-    extra, unmatched = _metadata(table["path"], root, cfg)
+    extra, unmatched = _metadata(table["path"], root, cfg, findings)
     patients: list[pd.Series] = []
     for source in (own, extra):
         first = len(patients)
         for column in source:
-            plain = re.sub(r"[\W_]+", "_", column.lower()).strip("_")
+            plain = plain_name(column)
             if PATIENT_COLUMN.fullmatch(plain):
-                # A spreadsheet with gaps writes 7 as 7.0.
-                names = source[column].str.replace(r"^(\d+)\.0$", r"\1", regex=True)
                 # of two such columns the first one counts
-                patients.insert(first, names.fillna(""))
+                patients.insert(first, without_placeholders(source[column]))
             elif column not in table and not PERSONAL_COLUMN.search(plain):
                 numbers = pd.to_numeric(source[column], errors="coerce")
                 # numbers only if every value is a finite one
                 is_numeric = np.isfinite(numbers).equals(source[column].notna())
                 table = table.assign(**{column: numbers if is_numeric else source[column]})
-    if cfg.patient_regex:
+    if cfg.patient_regex not in ("", "none"):
         patients.append(_patients_in_names(table["path"], cfg.patient_regex))
+    elif not cfg.patient_regex and not any(names.any() for names in [*patients, table["patient"]]):
+        patients.append(patients_of_layout(table["path"], cfg, findings))
     salt = patient_salt(cfg.cache)
     for names in patients:
         hashed = names.map(lambda name: hash_patient(name, salt))
         table = table.assign(patient=hashed.where(hashed != "", table["patient"]))
     return table, unmatched
-
-
-def suggested_patient_regex(paths: Sequence[str]) -> str | None:
-    """A sentence that suggests `patient_regex` if most file names seem to contain the patient."""
-    names = [PurePosixPath(path).name for path in paths]
-    found = [match[1] for name in names if (match := re.search(PATIENT_NAME, name))]
-    patients = len(set(found))
-    if len(found) < 0.8 * len(names) or not 1 < patients < 0.9 * len(found):
-        return None
-    return (
-        f"File names seem to contain the patient, e.g. {names[0]!r}: patient_regex = "
-        f"{PATIENT_NAME!r} would find {patients:,} patients in {len(found):,} of {len(names):,} "
-        "images. Without it, images of one patient may be in several splits."
-    )
 
 
 def metadata_columns(table: pd.DataFrame) -> tuple[list[str], list[str]]:
@@ -126,12 +100,20 @@ def metadata_columns(table: pd.DataFrame) -> tuple[list[str], list[str]]:
     return [c for c in columns if c not in defining], defining
 
 
-def _metadata(paths: pd.Series, root: Path, cfg: Config) -> tuple[pd.DataFrame, list[str]]:
+def _metadata(
+    paths: pd.Series, root: Path, cfg: Config, findings: list[Finding]
+) -> tuple[pd.DataFrame, list[str]]:
     """The rows of the metadata in the order of `paths`, and what is on one side only."""
-    source = Path(cfg.metadata) if cfg.metadata else root / "metadata.csv"
-    if not cfg.metadata and not source.is_file():
+    tables = sorted(path for path in root.glob("*.*") if path.suffix.lower() in TABLE_SUFFIXES)
+    named = [path for path in tables if path.stem == "metadata"]
+    source = Path(cfg.metadata) if cfg.metadata else next(iter(named), None)
+    unused = [path.name for path in tables if path not in (source, root / Path(cfg.data).name)]
+    if unused:
+        text = f"Tables beside the images are not used: {', '.join(unused)}. One of them can be"
+        findings.append(Finding("note", f"{text} data (labels) or metadata (BONELIB_METADATA)."))
+    if not source:
         return pd.DataFrame(index=paths.index), []
-    extra = read_table(source).drop_duplicates()
+    extra = read_table(source, findings).drop_duplicates()
     column, keys, names = _match(extra, paths)
     known, named = keys[keys.isin(names)], names[names.isin(keys)]
     repeated = [*known[known.duplicated()], *named[named.duplicated()]]
@@ -154,7 +136,10 @@ def _match(extra: pd.DataFrame, paths: pd.Series) -> tuple[str, pd.Series, pd.Se
     """
     files = paths.map(PurePosixPath)
     forms = [paths, files.map(lambda file: file.name), files.map(lambda file: file.stem)]
-    matches = [(column, extra[column].fillna(""), form) for column in extra for form in forms]
+    texts = {column: extra[column].fillna("").str.replace("\\", "/") for column in extra}
+    matches = [(column, texts[column], form) for column in extra for form in forms]
+    ends = {column: texts[column].str.rsplit("/").str[-1] for column in extra}
+    matches += [(column, ends[column], form) for column in extra for form in forms[1:]]
     matches += [(name, keys.str.casefold(), form.str.casefold()) for name, keys, form in matches]
     hits = [form[form.isin(keys)].nunique() for _, keys, form in matches]
     if not any(hits):
@@ -163,8 +148,10 @@ def _match(extra: pd.DataFrame, paths: pd.Series) -> tuple[str, pd.Series, pd.Se
 
 
 def _patients_in_names(paths: pd.Series, pattern: str) -> pd.Series:
-    """The patients in the file names: the pattern's first group, or all that it matches."""
+    """The patients in the file names, else in the paths: the first group, or all of a match."""
     matches = [re.search(pattern, PurePosixPath(path).name) for path in paths]
     if not any(matches):
-        raise DataError(f"patient_regex = {pattern!r} matches no file name, e.g. {paths[0]!r}")
+        matches = [re.search(pattern, path) for path in paths]
+    if not any(matches):
+        raise DataError(f"patient_regex = {pattern!r} matches no path, e.g. {paths[0]!r}")
     return pd.Series([(m[m.re.groups > 0] or "") if m else "" for m in matches], paths.index)

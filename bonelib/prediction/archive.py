@@ -19,7 +19,7 @@ from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 
 from bonelib.config import Config
-from bonelib.data import catalog, images, quality
+from bonelib.data import folders, images, quality
 from bonelib.messages import DataError
 from bonelib.prediction import answers
 from bonelib.storage import atomic_file, stamp, write_csv
@@ -35,10 +35,10 @@ def find_images(place: str | Path) -> tuple[Path, list[str]]:
     root = Path(place).expanduser()
     if root.is_file():
         return root.parent, [root.name]
-    files = [folder / name for folder, _, names in catalog.walk(root) for name in names]
-    paths = sorted(path.relative_to(root).as_posix() for path in files if catalog.is_image(path))
+    files = [folder / name for folder, _, names in folders.walk(root) for name in names]
+    paths = sorted(path.relative_to(root).as_posix() for path in files if folders.is_image(path))
     if not paths:
-        suffixes = ", ".join(sorted(catalog.IMAGE_SUFFIXES))
+        suffixes = ", ".join(sorted(folders.IMAGE_SUFFIXES))
         raise DataError(f"{root}: found no file named {suffixes}, and no DICOM without a suffix")
     return root, paths
 

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from bonelib.config import CLASSES, Config
-from bonelib.data.catalog import CATALOG_COLUMNS, class_of, has_issue, load_catalog, locate, usable
+from bonelib.data.catalog import CATALOG_COLUMNS, has_issue, load_catalog, locate, usable
+from bonelib.data.folders import class_of
 from bonelib.messages import DataError
 from tests.builders import dicom_file, image_folder
 
@@ -80,9 +81,9 @@ def test_folders_can_be_mapped_and_left_out(tmp_path):
     ]
 
 
-def test_missing_class_is_an_error_that_says_what_was_found(tmp_path):
-    cfg = settings(image_folder(tmp_path / "data", *ONE_EACH[:2]))
-    with pytest.raises(DataError, match=r"Normal, Osteopenia;.*Osteoporosis"):
+def test_one_class_is_an_error_that_says_what_was_found(tmp_path):
+    cfg = settings(image_folder(tmp_path / "data", ONE_EACH[0]))
+    with pytest.raises(DataError, match=r"of Normal;.*Osteopenia, Osteoporosis"):
         load_catalog(cfg)
 
 
@@ -164,8 +165,16 @@ def test_rows_of_a_table_can_be_left_out_by_their_label(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "named"),
     [
-        ({"path": ["x/a.png"], "diagnosis": ["Normal"]}, "diagnosis"),
-        ({"path": ["x/a.png", "x/a.png"], "label": ["Normal", "Osteopenia"]}, "x/a.png"),
+        ({"path": ["x/a.png"], "severity": ["Normal"]}, "severity"),
+        ({"path": ["x/a.png", "x/a.png"], "label": ["Normal", "Osteopenia"]}, "row 2.*x/a.png"),
+        ({"path": ["x/a.png", ""], "label": ["Normal", "Osteopenia"]}, "row 3, column 'path'"),
+        ({"file": ["x/a.png"], "image": ["a"], "label": ["Normal"]}, "'file', 'image'"),
+        ({"path": ["x/a.png"], "t_score": ["-25"]}, "row 2, column 't_score' is '-25'"),
+        ({"path": ["x/a.png"], "t_score": [""]}, "row 2, column 't_score'"),
+        (
+            {"path": ["x/a.png"], "spine t-score": ["-2"], "hip t-score": ["-1"]},
+            "one column t_score",
+        ),
     ],
 )
 def test_table_that_is_ambiguous_is_an_error_that_names_the_place(tmp_path, rows, named):

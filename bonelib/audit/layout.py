@@ -1,0 +1,37 @@
+"""The split that the data came with: what it leaks, and what is set aside to use it."""
+
+import pandas as pd
+
+from bonelib.config import Config
+from bonelib.messages import DataError, Finding
+
+
+def given_split(rows: pd.DataFrame, cfg: Config) -> tuple[pd.DataFrame, dict, list[Finding]]:
+    """The rows, what audit.json says about the given split, and findings.
+
+    A test image leaks if its group has images outside the given test set: a copy, or an image of
+    the same patient. Where the given split is used, it gets the issue "leak".
+    """
+    uses = cfg.given_split == "use"
+    splits = rows.get("given_split", pd.Series("", rows.index)).replace("", "none")
+    is_test = splits == "test"
+    if uses and not is_test.any():
+        raise DataError(
+            "given_split = use (BONELIB_GIVEN_SPLIT), but no folder is named test and no column "
+            "split of the table says test: name the test images so, or use given_split = ignore"
+        )
+    leaking = is_test & rows["group"].isin(rows.loc[~is_test, "group"])
+    counts = {} if (splits == "none").all() else splits.value_counts().to_dict()
+    paths = rows["path"][leaking].tolist()
+    facts = {"setting": cfg.given_split, "counts": counts, "leaking": paths}
+    if not counts:
+        return rows, facts, []
+    listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    text = f"The data come split: {listed}. {leaking.sum():,} of the test images have a copy or "
+    text += "the same patient outside the given test set; "
+    if uses:
+        text += "they are set aside, and the others are the test set."
+        rows.loc[leaking, "issues"] = rows["issues"] + ";leak"
+    else:
+        text += "the given split is ignored (given_split), and the images are split anew by group."
+    return rows, facts, [Finding("warning" if leaking.any() else "note", text)]

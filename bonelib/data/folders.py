@@ -1,0 +1,157 @@
+"""The images below a folder, and the classes that the names of their folders mean."""
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePath
+
+import pandas as pd
+
+from bonelib.config import CLASSES, Config
+from bonelib.data.dicom import is_dicom
+from bonelib.messages import DataError, Finding
+
+# Words for the default class names.
+ALIASES = {"normal": 0, "healthy": 0, "control": 0, "osteopenia": 1, "osteophenia": 1}
+ALIASES |= {"osteopenic": 1, "osteoporosis": 2, "osteoporotic": 2}
+# Words near those that mean something else, and words of folder names that are about the class.
+UNCLEAR = re.compile(
+    r"\b(abnormal|no|not|without|non[a-z]*|pre(osteo[a-z]*)?|near(ly)?|almost|border[a-z]*|risk"
+    r"|susp[a-z]*|possibl[ey]|probabl[ey]|likely|questionable|osteopetro[a-z]*)\b"
+)
+ABOUT_CLASS = re.compile(r"\b(ab)?normal\b|healthy|osteop")
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom"}
+GIVEN_SPLIT = re.compile(
+    r"(train|val|test)(?:ing|id|idation)?(?:[ _-]?(?:set|data|images?|split))?", re.I
+)
+# Folders, and names behind the name of an image, of what is drawn over images: 12_mask.png.
+ANNOTATION = re.compile(
+    r"(?i)(.+[ _-])?(masks?|labels?|annotations?|segmentations?|seg|rois?|heat[ _-]?maps?"
+    r"|overlays?|contours?|ground[ _-]?truths?|gt)([ _-](images?|maps?))?"
+)
+
+
+def class_of(name: str, class_names: tuple, mapping: Mapping[str, str] | None = None) -> str | None:
+    """The class that a folder name or label means; None if unclear.
+
+    Case, numbers and common misspellings are ignored. mapping: the setting `classes`.
+    """
+    if mapping and name in mapping:
+        return mapping[name]
+    known = {known.casefold(): known for known in class_names}
+    if name.casefold() in known:
+        return known[name.casefold()]
+    words = _words(name)
+    if UNCLEAR.search(words):
+        return None
+    near = [difflib.get_close_matches(word, ALIASES, 1, cutoff=0.88) for word in words.split()]
+    meanings = {CLASSES[ALIASES[match[0]]] for match in near if match}.intersection(class_names)
+    return meanings.pop() if len(meanings) == 1 else None
+
+
+def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Each folder from `root` on, the names of its folders, and of its files, unless hidden.
+
+    Links to folders, and folders named as images, count as files. DataError for a folder that
+    cannot be listed and a name that cannot be written: nothing may be lost silently.
+    """
+
+    def fail(error: OSError) -> None:
+        raise DataError(f"{error.filename} cannot be listed ({error.strerror})") from error
+
+    for folder, below, names in os.walk(root, onerror=fail):
+        below[:] = [name for name in below if not name.startswith((".", "__MACOSX"))]
+        paths = [Path(folder, name) for name in below]
+        odd = [p.name for p in paths if p.is_symlink() or p.suffix.lower() in IMAGE_SUFFIXES]
+        files = [name for name in names + odd if not name.startswith(".")]
+        for name in files:
+            if re.search("[\r\ud800-\udfff]", name):
+                raise DataError(f"{folder}: the name {name!r} is not valid text: rename that file")
+        yield Path(folder), below, files
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is to be read: by its suffix or, without one, as DICOM."""
+    return path.suffix.lower() in IMAGE_SUFFIXES if path.suffix else is_dicom(path)
+
+
+def from_folders(
+    root: Path, cfg: Config, findings: list[Finding]
+) -> tuple[pd.DataFrame, list[str]]:
+    """`path`, `label`, `named` (its folder) and `given_split`, if any; and skipped files."""
+    files = [folder / name for folder, _, names in walk(root) for name in names]
+    paths = sorted(file.relative_to(root) for file in files)
+    found = [path for path in paths if is_image(root / path)]
+    images = _without_annotations(found, cfg, findings)
+    # a folder that holds all images cannot tell the classes apart
+    parents = [path.parts[:-2] for path in images if not _is_left_out(path.parent, cfg)]
+    shared = [*(len(set(names)) == 1 for names in zip(*parents, strict=False)), False].index(False)
+    labels = {folder: _label(folder, shared, cfg) for folder in {path.parent for path in paths}}
+    skipped = [
+        path.as_posix()
+        for path in sorted({*paths} - {*found})
+        if labels[path.parent][0] or (root / path).is_dir()
+    ]
+    rows = [(path.as_posix(), *labels[path.parent]) for path in images]
+    table = pd.DataFrame(rows, columns=["path", "label", "named"], dtype=str)
+    differing = table[table["label"].notna() & (table["named"] != "")]
+    if len(differing):
+        path, label, named = differing.iloc[0]
+        text = f"Folders of one path name different classes in {len(differing):,} images, e.g. "
+        text += f"{path!r}, used as {label} although {named!r} means another class: set classes "
+        findings.append(Finding("warning", f"{text}(BONELIB_CLASSES) for one of the folders."))
+    given = [[GIVEN_SPLIT.fullmatch(part) for part in path.parts] for path in images]
+    splits = [next((m[1].lower() for m in matches if m), "") for matches in given]
+    return table.assign(given_split=splits) if any(splits) else table, skipped
+
+
+def _words(name: str) -> str:
+    return " ".join(re.findall(r"[a-z]+", name.lower()))
+
+
+def _is_left_out(folder: PurePath, cfg: Config) -> bool:
+    return any(cfg.classes.get(name) == "" for name in folder.parts or (".",))
+
+
+def _label(folder: PurePath, shared: int, cfg: Config) -> tuple[str | None, str]:
+    """The class that a folder means, None if unclear; and the name that is unclear or differs.
+
+    A name that is nothing but a class counts before others such as "Osteoporosis Knee".
+    shared: the folders that all images have in common.
+    """
+    if _is_left_out(folder, cfg):
+        return "", ""
+    names = folder.parts[shared:] or (".",)
+    means = {name: class_of(name, cfg.class_names, cfg.classes) for name in names}
+    about = [name for name in names if means[name] or ABOUT_CLASS.search(_words(name))]
+    known = {*cfg.classes, *cfg.class_names}
+    whole = [n for n in about if means[n] and (n in known or " " not in _words(n))] or about
+    if not about:
+        return None, folder.name or "."
+    # below the folder of a class, no name may be unclear
+    unclear = {None for name in about[about.index(whole[0]) :] if not means[name]}
+    labels = {means[name] for name in whole} | unclear
+    if len(labels) > 1 or None in labels:
+        return None, "/".join(about)
+    label = labels.pop()
+    return label, next((name for name in about if means[name] not in (label, None)), "")
+
+
+def _without_annotations(images: list[Path], cfg: Config, findings: list[Finding]) -> list[Path]:
+    """The images without masks, labels and the like, unless nothing else is there."""
+    stems = {path.with_suffix("") for path in images}
+
+    def is_annotation(path: Path) -> bool:
+        if any(ANNOTATION.fullmatch(n) and n not in cfg.classes for n in path.parts[:-1]):
+            return True
+        match = ANNOTATION.fullmatch(path.stem)
+        return bool(match and match[1] and path.with_name(match[1][:-1]) in stems)
+
+    kept = [path for path in images if not is_annotation(path)]
+    if not kept or len(kept) == len(images):
+        return images
+    text = f"{len(images) - len(kept):,} files are masks, labels or other annotations of images by"
+    example = next(path.as_posix() for path in images if path not in kept)
+    findings.append(Finding("note", f"{text} their names and are not used, e.g. {example!r}."))
+    return kept
