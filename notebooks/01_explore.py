@@ -56,9 +56,10 @@ from bonelib.plots.style import class_colours
 # %% [markdown]
 # ## Settings
 #
-# Run without changes, the notebook uses the embedded sample: synthetic radiographs. An
-# empty field takes what an earlier notebook of this run was given, else the environment
-# variable `BONELIB_<FIELD>`, else the default.
+# Run without changes, the notebook uses the embedded sample: synthetic radiographs.
+# Leave a field empty to keep what an earlier notebook of this run was given, or else
+# the default in grey. A run is one folder, to which all five notebooks write. (Outside
+# Colab, environment variables `BONELIB_<FIELD>` fill empty fields.)
 
 # %% cellView="form"
 # @title Settings
@@ -66,7 +67,7 @@ from bonelib.plots.style import class_colours
 data = ""  # @param {type:"string", placeholder:"sample"}
 # @markdown What a folder name means, if it is not understood: {"thin": "Osteopenia"}.
 classes = ""  # @param {type:"string"}
-# @markdown Finds the patient in a file name, for example ^(\d+)_
+# @markdown A search pattern for the patient in a file name: ^(\d+)_ is leading digits.
 patient_regex = ""  # @param {type:"string"}
 # @markdown A table about the images, with age, sex, patient or T-score.
 metadata = ""  # @param {type:"string", placeholder:"metadata.csv beside the images"}
@@ -85,8 +86,9 @@ cfg = colab.settings(results_on_drive, **form, metadata=metadata, run=run)
 # ## One row per file
 #
 # Each file is decoded once, to grey. A file that cannot be read is set aside with the
-# reason; it never becomes an image of some class. The audit then fills two columns:
-# `group` (images that must stay in the same split) and `issues`.
+# reason; it never becomes an image of some class. The audit, a search for copies,
+# contradictions and defects, then fills two columns: `group` (the number of a patient
+# or of a set of copies: such images must stay together) and `issues`.
 
 # %%
 found = pipeline.audited(cfg, refresh=True)
@@ -155,9 +157,10 @@ figure = audit_plots.clusters(found.audit, readable, found.thumbnails)
 display.show(figure, cfg, "copies")
 
 # %% [markdown]
-# Each row above is one cluster, with the kind of copy and how certain the comparison
-# is; no row means that no copies were found. Look at the least certain ones: are they
-# really the same image? What was done with them:
+# Each row above is one cluster: a set of copies, with their kind and how certain the
+# comparison is (1 is certain). Coloured labels contradict each other; no row means that
+# no copies were found. Look at the least certain ones: are they really the same image?
+# What was done with them:
 
 # %%
 copies = table[has_issue(table, "copy", "conflict")]
@@ -178,7 +181,9 @@ display.Sentences(
 # ## Patients
 #
 # Two images of one patient are not copies, but they look alike, so they must not be in
-# different splits either. Images that share a patient or are copies form a `group`.
+# different splits (training, validation and test set) either. Images that share a
+# patient or are copies form a `group`; copies can join two patients, so there may be
+# fewer groups than patients.
 
 # %%
 groups = table[table["group"] != ""].groupby("group")
@@ -198,16 +203,18 @@ display.Sentences(f"{name}: {count}" for name, count in summary.items())
 # ## Shortcuts
 #
 # How well can the class be predicted from things that are not bone? Each row is a small
-# model that sees one such thing only, evaluated by grouped cross-validation.
+# model that sees one such thing only, tested on patients that it was not fitted on. Its
+# AUROC, the area under the ROC curve averaged over the classes, is 0.5 for guessing and
+# 1 for perfect separation.
 
 # %%
 display.show(audit_plots.shortcuts(found.audit), cfg, "shortcuts")
 
 # %% [markdown]
-# Read the bars: 0.5 is chance, the bar is the 95% interval, and a coloured bar excludes
-# chance. A coloured bar does not forbid training. It says what the model has to beat: a
-# model that does no better than age, or than the size of the file, has not read the
-# bone.
+# The point is the estimate, the line its 95% interval. A coloured one is a warning: it
+# lies clearly above chance. It does not forbid training. It says what the model has to
+# beat: a model that does no better than age, or than the size of the file, has not read
+# the bone.
 #
 # ## Findings
 #

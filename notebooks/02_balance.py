@@ -24,9 +24,11 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/bonelib/blob/main/notebooks/02_balance.ipynb)
 #
-# This notebook splits the images into training, validation and test sets so that no
-# patient and no copy is in two of them, balances what training draws, and shows how
-# training and prediction change an image.
+# This notebook splits the images so that no patient and no copy is in two sets. The
+# training set is what the model learns from; the validation set chooses between
+# versions of the model; the test set is looked at once, at the end, to say how good the
+# chosen one is. It then balances what an epoch draws (an epoch is one pass of training
+# over its images), and shows how training and prediction change an image.
 #
 # It needs no GPU. On the sample it takes about half a minute on two CPU cores.
 #
@@ -67,8 +69,9 @@ from bonelib.plots import training as plots
 # %% [markdown]
 # ## Settings
 #
-# An empty field takes what an earlier notebook of this run was given, else the
-# environment variable `BONELIB_<FIELD>`, else the default.
+# Leave a field empty to keep what an earlier notebook of this run was given, or else
+# the default in grey. A run is one folder, to which all five notebooks write. (Outside
+# Colab, environment variables `BONELIB_<FIELD>` fill empty fields.)
 
 # %% cellView="form"
 # @title Settings
@@ -125,8 +128,10 @@ print(f"{len(shared)} of {test['group'].nunique()} test groups are in both sets"
 #
 # ## A split that holds
 #
-# `StratifiedGroupKFold` keeps groups together and the shares of the classes similar.
-# The groups are shuffled first, so that the seed decides which group is where.
+# `StratifiedGroupKFold` divides the images into folds, parts of about the same size: it
+# keeps groups together and the shares of the classes similar. The groups are shuffled
+# first, so that the seed, the number from which all random choices follow, decides
+# which group is where.
 
 # %%
 names = present_classes(cfg, images["label"])
@@ -183,7 +188,10 @@ display.show(plots.balance(splits, names), cfg, "balance")
 #
 # ## Class weights
 #
-# The other correction multiplies the loss of each class by `n / (k * count)`.
+# The other correction leaves the images as they are and lets errors on the smaller
+# classes count more. The loss (how wrong a prediction is: the number that training
+# makes small, see `03_train`) of an image is multiplied by `n / (k * count)`: n
+# training images, k classes, `count` images of its class.
 
 # %%
 counts = train["label"].value_counts().reindex(names).to_numpy()
@@ -204,9 +212,10 @@ assert np.allclose(weights / weights.sum(), by_hand / by_hand.sum())
 # %% [markdown]
 # ## What leakage is worth on this data
 #
-# One cheap classifier, the nearest neighbour, under three protocols: oversample and
-# then split by image; split by image; split by group. Everything else is the same. All
-# readable images are used here, copies included, as most public notebooks do.
+# One cheap classifier, the nearest neighbour, gives a test image the class of the most
+# similar training image. It is tested under three protocols: oversample and then split
+# by image; split by image; split by group. Everything else is the same. All readable
+# images are used here, copies included, as most public notebooks do.
 
 # %%
 vectors = baselines.cheap_features(cfg, found.thumbnails)
@@ -244,14 +253,16 @@ display.Sentences(
 )
 
 # %% [markdown]
-# Only the lowest bar is a result. The distance to the other two is what a wrong
-# protocol pretends on this data. On the sample, patients have two images on average and
-# few copies; public sets with many copies show a far larger distance.
+# The black lines hold the middle 95% of repeated splits. Only the lowest bar is a
+# result. The distance to the other two is what a wrong protocol pretends on this data.
+# On the sample, patients have two images on average and few copies; public sets with
+# many copies show a far larger distance.
 #
 # ## Augmentation
 #
-# Each time an image is drawn, training changes it a little, so that the model cannot
-# learn it by heart. This is the default policy, written out.
+# Each time an image is drawn, training changes it a little at random, so that the model
+# cannot learn it by heart. The default policy, the list of changes with their strengths
+# and probabilities `p`, written out:
 
 # %%
 size = cfg.image_size
@@ -310,7 +321,8 @@ display.show(figure, cfg, "augmentation")
 # ## Test-time augmentation
 #
 # Prediction averages over a fixed list of views: mirrored, slightly rotated, slightly
-# zoomed. One view made by hand, rotated by 6 degrees:
+# zoomed. One view made by hand, rotated by 6 degrees. (The comment `(1, 1, S, S)` is a
+# shape: one image, one grey channel, S x S pixels; `uint8` means whole numbers 0..255.)
 
 # %%
 batch = torch.from_numpy(image)[None, None]  # (1, 1, S, S) uint8

@@ -24,9 +24,12 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/bonelib/blob/main/notebooks/03_train.ipynb)
 #
-# This notebook fine-tunes an EfficientNet-B3, or any other timm model, on the training
-# set, watches the validation set, and keeps the epoch that did best there. An
-# interrupted training resumes exactly where it stopped.
+# This notebook fine-tunes a neural network: it starts from weights (the numbers that a
+# network consists of) learnt on a million photographs, and trains them further on the
+# training set. (On the synthetic sample it starts from random weights.) The network is
+# EfficientNet-B3 or any other of the library timm. After each epoch the validation set
+# is predicted, and the best epoch is kept. An interrupted training resumes exactly
+# where it stopped.
 #
 # Choose a GPU (Runtime > Change runtime type > T4). The sample takes about two minutes
 # on two CPU cores; a T4 has not been measured.
@@ -65,8 +68,9 @@ from bonelib.training import loader, loss, model
 # %% [markdown]
 # ## Settings
 #
-# An empty field takes what an earlier notebook of this run was given, else the
-# environment variable `BONELIB_<FIELD>`, else the default.
+# Leave a field empty to keep what an earlier notebook of this run was given, or else
+# the default in grey. A run is one folder, to which all five notebooks write. (Outside
+# Colab, environment variables `BONELIB_<FIELD>` fill empty fields.)
 
 # %% cellView="form"
 # @title Settings
@@ -93,9 +97,9 @@ cfg = colab.settings(results_on_drive, data=data, run=run, **form)
 # %% [markdown]
 # ## The device
 #
-# Mixed precision computes most of the model in 16 bits. A T4 has fast `fp16`; newer
-# cards have `bf16`, which covers the same range as 32 bits and needs no scaling of the
-# loss.
+# Mixed precision computes most of the model with 16 bits per number instead of 32: in
+# about half the memory, and faster on a GPU. A T4 has fast `fp16`; newer cards have
+# `bf16`, which covers the same range as 32 bits and needs no scaling of the loss.
 
 # %%
 device = devices.device()
@@ -108,8 +112,9 @@ if device.type == "cpu":
 # %% [markdown]
 # ## One batch
 #
-# What the model gets: drawn, augmented, grey. Whatever the number of loader processes,
-# each image depends on the seed, the epoch and the image alone.
+# A batch is the few images that the model sees at once, between two changes of its
+# weights. They are drawn, augmented, grey. Whatever the number of processes that load
+# them, each image depends on the seed, the epoch and the image alone.
 
 # %%
 fold = next(pipeline.folds(cfg))
@@ -133,7 +138,8 @@ display.show(figure, cfg, "batch")
 #
 # ## The model
 #
-# A backbone from timm with a new last layer, one output per class.
+# A backbone (the network that turns an image into a list of numbers, its features) from
+# timm, with a new last layer that turns the features into one output per class.
 
 # %%
 size, arguments = cfg.image_size, cfg.backbone_args
@@ -144,8 +150,9 @@ print(cfg.backbone, tuple(output.shape), "licence:", backbone.pretrained_cfg["li
 
 # %% [markdown]
 # `model.build` makes the same backbone with its pretrained weights, takes grey images,
-# and freezes the first part (setting `freeze`): a few hundred radiographs cannot teach
-# edges and textures better than a million photographs did.
+# and freezes the first part (setting `freeze`), whose weights then stay as they are: a
+# few hundred radiographs cannot teach edges and textures better than a million
+# photographs did.
 
 # %%
 torch.manual_seed(cfg.seed)
@@ -159,9 +166,10 @@ print(f"{total / 1e6:.1f} million parameters, {trained / 1e6:.1f} million are tr
 # %% [markdown]
 # ## The loss
 #
-# A model that knows nothing gives every class the same probability, and the
-# cross-entropy is ln K. If the first loss is far from it, something is wrong before
-# training starts.
+# The loss is the cross-entropy: minus the logarithm of the probability that the model
+# gives to the true class, averaged over the images. 0 is perfect. A model that knows
+# nothing gives each of the K classes the same probability, and its loss is ln K. If the
+# first loss is far from it, something is wrong before training starts.
 
 # %%
 one_process = devices.processes().num_processes == 1
@@ -195,8 +203,9 @@ print(f"{by_hand.item():.4f}")
 # %% [markdown]
 # ## The learning rate, before training
 #
-# AdamW, and a cosine schedule with warm restarts. Plot the schedule before you spend
-# hours on it.
+# The optimizer AdamW changes the weights after each batch; the learning rate says how
+# much. It falls along a cosine and jumps back now and then (warm restarts). Plot this
+# schedule before you spend hours on it.
 
 # %%
 optimizer = torch.optim.AdamW(net.parameters(), cfg.lr, weight_decay=cfg.weight_decay)
@@ -218,9 +227,10 @@ display.show(figure, cfg, "schedule")
 #
 # ## One step, written out
 #
-# This is all that training does, once per batch. Under `fp16` small gradients would
-# become 0, so the loss is multiplied before `backward` and the gradients are divided
-# after it.
+# This is all that training does, once per batch: predict, compute the loss, compute its
+# gradient (how the loss changes with each weight; `backward`), and change the weights a
+# little against it (`optimizer.step`). Under `fp16` small gradients would become 0, so
+# the loss is multiplied before `backward` and the gradients are divided after it.
 
 # %%
 schedule.step(0)
@@ -271,9 +281,11 @@ display.show(figure, cfg, "overfit")
 #
 # ## The loop
 #
-# `training.loop.fit` is this step in a loop, with averaged weights, validation, early
-# stopping and checkpoints. Two epochs first; the second call then resumes from the
-# checkpoint instead of starting again.
+# `training.loop.fit` is this step in a loop. It also averages the weights over the last
+# steps (steadier than the newest ones), predicts the validation set after each epoch,
+# stops early once its accuracy has not risen for `patience` epochs, and writes
+# checkpoints, files from which an interrupted training resumes. Two epochs first; the
+# second call then resumes from the checkpoint instead of starting again.
 
 # %%
 two_epochs = dataclasses.replace(cfg, epochs=min(2, cfg.epochs))

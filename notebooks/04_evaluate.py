@@ -65,8 +65,9 @@ from bonelib.storage import write_json
 # %% [markdown]
 # ## Settings
 #
-# An empty field takes what an earlier notebook of this run was given, else the
-# environment variable `BONELIB_<FIELD>`, else the default.
+# Leave a field empty to keep what an earlier notebook of this run was given, or else
+# the default in grey. A run is one folder, to which all five notebooks write. (Outside
+# Colab, environment variables `BONELIB_<FIELD>` fill empty fields.)
 
 # %% cellView="form"
 # @title Settings
@@ -109,7 +110,8 @@ display.findings(leaks, "No image and no patient is in more than one split.")
 # %% [markdown]
 # ## One test image by hand
 #
-# The model returns one logit per class; softmax makes them probabilities.
+# The model returns one logit per class, a score of any size; softmax (`exp`, then
+# divided by the sum) makes them probabilities.
 
 # %%
 number = fold.rows("test")[0]
@@ -158,9 +160,10 @@ display.show(plots.confusion_matrices(metrics["confusion"], names), cfg, "confus
 # Each further model that is evaluated on the same test set, and kept or dropped for it,
 # makes the result a little too good. Compare settings on validation images.
 #
-# The figure is the confusion matrix. Rows are the true classes. The diagonal is right. The classes are steps on one scale,
-# so a neighbouring class is a small error; the two corners far from the diagonal, a
-# healthy bone predicted as the worst class or the other way round, should be empty.
+# The figure is the confusion matrix. Rows are the true classes; the diagonal is right.
+# The classes are steps on one scale, so a neighbouring class is a small error; the two
+# corners far from the diagonal, a healthy bone predicted as the worst class or the other
+# way round, should be empty.
 #
 # ## How certain is the accuracy?
 #
@@ -198,20 +201,28 @@ if cfg.folds:
 pd.DataFrame(rows)
 
 # %% [markdown]
-# `plain` is one prediction per image, `tta` the mean over the views. Where two
-# intervals overlap widely, do not claim a difference: the paired comparison below
-# decides. With cross-validation, the first table shows how much folds and seeds differ.
+# `plain` is one prediction per image, `tta` the mean over the views. Balanced accuracy
+# is the mean sensitivity of the classes. F1 is the harmonic mean of sensitivity and
+# PPV, macro-F1 its mean over the classes. AUROC is averaged over the classes, each
+# against the rest: 0.5 is chance. Quadratic kappa is agreement beyond chance in which
+# an error by two classes counts four times as much as one by one. Where two intervals
+# overlap widely, do not claim a difference: the paired comparison below decides. With
+# cross-validation, the first table shows how much folds and seeds differ.
 #
 # ## Baselines
 #
-# What do methods reach that only know the class shares, the metadata, or the texture?
+# What do methods reach that do not look for bone? "Majority" always predicts the
+# largest class of the training set, "metadata" sees age, sex and the like, "intensity"
+# sees grey levels and texture only, and "frozen features" sees what an untouched ImageNet network
+# makes of the image; the last three are logistic regressions.
 
 # %%
 display.show(plots.comparison(metrics), cfg, "comparison")
 
 # %% [markdown]
-# The model should be to the right of every baseline, with little overlap. Points and bars
-# do not decide, because both methods saw the same images; the paired difference does:
+# The model should be to the right of every baseline, with little overlap. Points and
+# lines do not decide, because both methods saw the same images; the paired difference
+# does (accuracy of the model minus that of the baseline, on the same resamples):
 
 # %%
 simple = baselines.query("baseline == 'intensity'").drop_duplicates("path")
@@ -244,8 +255,11 @@ kinds = ["sensitivity", "specificity", "ppv", "npv"]
 pd.DataFrame({k: {n: format_interval(block[k][n]) for n in names} for k in kinds})
 
 # %% [markdown]
-# Read a column: the sensitivity of a class is the share of its images that were found.
-# The curves show what other thresholds would give.
+# Read a column: the sensitivity of a class is the share of its images that were found,
+# the specificity the share of all other images that were not taken for it. PPV and NPV
+# are the shares of right predictions among those for and against the class; they hold
+# for the class shares of this test set only (setting `prevalence` for others). The
+# curves show what other thresholds would give.
 
 # %%
 display.show(plots.roc(y, p, names), cfg, "roc")
@@ -323,8 +337,10 @@ galleries[0]
 #
 # ## Where the model looks
 #
-# Grad-CAM weights the last feature map by its gradient: which places increase the logit
-# of the predicted class?
+# The last feature map still has places: h x w cells with C numbers each. Grad-CAM adds
+# the C numbers of a cell, each weighted by how much it increases the logit of the
+# predicted class (the gradient): which places speak for that class? A vision
+# transformer has no such map, and gets no heat maps.
 
 # %%
 net = model.net.eval()
@@ -338,6 +354,8 @@ if features.ndim == 4:
     weights = gradient.mean(dim=(2, 3), keepdim=True)
     cam = (weights * features).sum(dim=1).relu()[0].detach().cpu().numpy()  # (h, w)
     print("heat map of", cam.shape, "cells")
+else:
+    print("no heat map: this backbone has no feature map (N, C, h, w)")
 
 # %%
 held_out = fold.rows("test")
@@ -352,7 +370,8 @@ if "no_map" not in explained:
     maps = gradcam.heatmaps(net, fold.images[chosen], predicted)
 labels = fold.splits["label"].iloc[chosen]
 captions = [f"true {t}\npredicted {names[c]}" for t, c in zip(labels, predicted)]
-title = "Grad-CAM: four test images, then errors"
+kind = "no heat maps" if maps is None else "Grad-CAM"
+title = f"Four test images, then errors: {kind}"
 figure = image_grid(
     fold.images[chosen], captions, title=title, maps=maps, section="explanations"
 )
@@ -360,9 +379,9 @@ display.show(figure, cfg, "heatmaps")
 
 # %% [markdown]
 # Heat should be on bone, not on letters or borders. But such maps please the eye too
-# easily. Two checks decide whether to trust them: does the prediction suffer more when
-# the marked squares are blurred than when others are? And does the model still know the
-# class when it sees the corners only, without bone?
+# easily. Two checks decide whether to trust them: does the probability fall more when
+# the hot squares are blurred than when random ones are (the gain by deletion)? And does
+# the model still know the class when it sees the corners only, without bone?
 
 # %%
 display.findings(explained["findings"], "No checks were possible.")

@@ -63,8 +63,9 @@ from bonelib.training.device import processes
 # %% [markdown]
 # ## Settings
 #
-# An empty field takes what an earlier notebook of this run was given, else the
-# environment variable `BONELIB_<FIELD>`, else the default.
+# Leave a field empty to keep what an earlier notebook of this run was given, or else
+# the default in grey. A run is one folder, to which all five notebooks write. (Outside
+# Colab, environment variables `BONELIB_<FIELD>` fill empty fields.)
 
 # %% cellView="form"
 # @title Settings
@@ -146,9 +147,10 @@ table["prediction"].value_counts().to_frame("images")
 #
 # ## What it refers to a person
 #
-# Each image is compared with the training images first. A blank one, a negative, a
-# colour photo, or one unlike all of them is rejected, however certain the model would
-# be. Another body part may still pass.
+# Each image is compared with the training images first, by twelve simple statistics of
+# its grey levels. A blank one, a negative (black and white exchanged), a colour photo,
+# or one unlike all of them is rejected, however certain the model would be. The
+# comparison does not know anatomy: another body part may still pass.
 
 # %%
 referred = table.loc[table["prediction"] == answers.REFER, "reason"]
@@ -207,9 +209,10 @@ print(f"{path} ({path.stat().st_size / 1e3:,.0f} kB, {len(table):,} rows)")
 # %% [markdown]
 # ## ONNX
 #
-# With `write_onnx`, the model becomes one file for other programs: grey `uint8` images
-# (B, 1, S, S) in, calibrated probabilities out. It is compared with the model on the
-# images above before it is kept. It needs `pip install onnx onnxruntime onnxscript`.
+# With `write_onnx`, the model becomes one file in ONNX, a format that many programs can
+# run without Python: grey `uint8` images (B, 1, S, S) in, calibrated probabilities out.
+# It is compared with the model on the images above before it is kept. It needs
+# `pip install onnx onnxruntime onnxscript`.
 
 # %%
 main = processes().is_main_process
