@@ -213,8 +213,8 @@ pd.DataFrame(rows)
 #
 # What do methods reach that do not look for bone? "Majority" always predicts the
 # largest class of the training set, "metadata" sees age, sex and the like, "intensity"
-# sees grey levels and texture only, and "frozen features" sees what an untouched ImageNet network
-# makes of the image; the last three are logistic regressions.
+# sees grey levels and texture only, and "frozen features" sees what an untouched ImageNet
+# network makes of the image; the last three are logistic regressions.
 
 # %%
 display.show(plots.comparison(metrics), cfg, "comparison")
