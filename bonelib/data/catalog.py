@@ -123,10 +123,12 @@ def _check_labels(
         )
     present = present_classes(cfg, found["label"])
     missing = [name for name in cfg.class_names if name not in present]
-    if len(present) < 2:
+    # a link to a folder is not followed
+    linked = [name for name in skipped if folders.class_of(name, cfg.class_names) in missing]
+    if len(present) < 2 or linked:
         raise DataError(
             f"{place}: found images of {', '.join(present) or 'no class'}; expected two or more of "
-            f"{names}; skipped: {', '.join(skipped[:3]) or 'nothing'}"
+            f"{names}; skipped: {', '.join((linked or skipped)[:3]) or 'nothing'}"
         )
     if missing:
         text = f"The data hold no images of {', '.join(missing)}: the classes are "

@@ -136,10 +136,12 @@ def _match(extra: pd.DataFrame, paths: pd.Series) -> tuple[str, pd.Series, pd.Se
     """
     files = paths.map(PurePosixPath)
     forms = [paths, files.map(lambda file: file.name), files.map(lambda file: file.stem)]
-    texts = {column: extra[column].fillna("").str.replace("\\", "/") for column in extra}
-    matches = [(column, texts[column], form) for column in extra for form in forms]
-    ends = {column: texts[column].str.rsplit("/").str[-1] for column in extra}
-    matches += [(column, ends[column], form) for column in extra for form in forms[1:]]
+    written = [(column, extra[column].fillna("")) for column in extra]
+    # paths of other folders, and of Windows
+    written += [
+        (column, texts.str.split(r"[/\\]", regex=True).str[-1]) for column, texts in written
+    ]
+    matches = [(column, texts, form) for column, texts in written for form in forms]
     matches += [(name, keys.str.casefold(), form.str.casefold()) for name, keys, form in matches]
     hits = [form[form.isin(keys)].nunique() for _, keys, form in matches]
     if not any(hits):

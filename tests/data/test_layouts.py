@@ -454,3 +454,16 @@ def test_other_data_get_a_message_about_themselves(tmp_path, name, named):
 def test_given_test_set_and_folds_exclude_each_other():
     with pytest.raises(ConfigError, match="folds"):
         Config.load({}, given_split="use", folds=5)
+
+
+def test_backslash_in_the_name_of_a_file_is_no_folder(tmp_path):
+    paths = [*ONE_EACH, "Normal/a\\b.png"]
+    image_folder(tmp_path / "data", *paths)
+    (tmp_path / "data" / "metadata.csv").write_text(csv(image=paths, age=[1, 2, 3, 4]))
+    catalog = catalog_of_paths(tmp_path, *paths)
+    assert catalog.table.set_index("path")["age"].to_dict() == dict(
+        zip(paths, [1, 2, 3, 4], strict=False)
+    )
+    (tmp_path / "data" / "metadata.csv").rename(tmp_path / "data" / "list.csv")
+    text = csv(path=paths, label=[*CLASSES, "Normal"])
+    assert sorted(labels(table_catalog(tmp_path, text.encode()))) == sorted(paths)
