@@ -1,7 +1,7 @@
 """Copies of one image: candidates of a fast search, confirmed by pixels, joined to clusters."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import PurePosixPath
 
@@ -9,15 +9,26 @@ import numpy as np
 import pandas as pd
 from scipy.cluster.hierarchy import DisjointSet
 
-from bonelib.audit.alignment import SAME_IMAGE, Texture, align, describe
+from bonelib.audit.alignment import LOOKS, UNLIKE, Texture, align, describe
 from bonelib.audit.keypoints import Candidate, find_candidates
 from bonelib.data.quality import is_blank
 from bonelib.storage import parallel_map
 
 # Images that are compared with each other: their key points must fit into memory.
 MAX_COMPARED = 20_000
-# OP130_aug_0, OP130-aug-0, OP130_augmented_3: made from OP130, which may be in another folder.
-NAMED_AUGMENTED = re.compile(r"(.+?)[ _-]+(aug(mented)?|flip(ped)?|rot(ated)?|mirrored)[ _-]*\d*")
+# Heights by widths to which square images are stretched: a copy that was rotated by a large angle
+# and then squeezed to a square is found as it was before. Then the least agreement: thin legs of
+# other people reach 0.88 there.
+ASPECTS = ((1.0, 0.0), (1.5, 0.9))
+# Made from OP130, which may be in another folder: OP130_aug_0, OP130_augmented_3, OP130_rotated;
+# OP130_png.rf.<hex> (Roboflow); train_original_OP130.png_<uuid> (Augmentor).
+NAMED_AUGMENTED = re.compile(
+    r"(.+?)[ _-]+(?:aug(?:mented)?|flip(?:ped)?|rot(?:ated)?|mirrored)[ _-]*\d*"
+    r"|(.+)_(?:png|jpe?g|bmp|tiff?)\.rf\.[0-9a-f]{32}"
+    r"|.*_original_(.+)\.\w+_[0-9a-f-]{36}"
+)
+# OP130_0_1234 (Keras), if there is an OP130: other names have this form, too.
+NAMED_KERAS = re.compile(r"(.+)_\d+_\d+")
 # x (2), x - Copy, x - Copy (3), x_copy: copies of x, if that is in the same folder.
 NAMED_COPY = re.compile(r"(.+?)( \(\d+\)|[ _-]+copy([ _-]*\(?\d+\)?)?)")
 
@@ -36,16 +47,20 @@ def find_copies(thumbnails: np.ndarray, files: pd.DataFrame | None = None) -> pd
     file or the same pixels are always found.
     """
     if files is None:
-        files = pd.DataFrame({"sha256": range(len(thumbnails)), "width": 1, "height": 1})
+        files = pd.DataFrame({"sha256": range(len(thumbnails)), "width": 100, "height": 100})
     sizes = list(files[["width", "height"]].itertuples(index=False, name=None))
-    texture = lru_cache(512)(lambda i: Texture(thumbnails[i], sizes[i]))
     rows = np.flatnonzero(np.logical_not(parallel_map(is_blank, list(thumbnails))))
     pairs = _identical(thumbnails, rows, files["sha256"].tolist(), sizes)
-    # one of each set of copies represents all
-    rows = np.setdiff1d(rows, [b for _, b, _, _ in pairs])
-    for start in range(0, len(rows), MAX_COMPARED):
-        block = rows[start : start + MAX_COMPARED]
-        pairs += _confirm(find_candidates(thumbnails, block), texture)
+    is_square = (files["width"] == files["height"]).to_numpy()
+    for aspect, least in ASPECTS:
+        # one of each set of copies represents all
+        rows = np.setdiff1d(rows, [b for _, b, _, _ in pairs])
+        rows = rows if aspect == 1 else rows[is_square[rows]]
+        for start in range(0, len(rows), MAX_COMPARED):
+            block = rows[start : start + MAX_COMPARED]
+            candidates = find_candidates(thumbnails, block, aspect)
+            confirmed = _confirm(thumbnails, sizes, aspect, candidates)
+            pairs += [pair for pair in confirmed if pair[3] >= least]
     found = pd.DataFrame(pairs, columns=["a", "b", "kind", "confidence"])
     found = found.astype({"a": int, "b": int, "confidence": float})
     found = found.sort_values("confidence", ascending=False, kind="stable")
@@ -69,20 +84,30 @@ def cluster_numbers(thumbnails: np.ndarray, files: pd.DataFrame | None = None) -
 def copies_by_name(paths: Sequence[str]) -> list[tuple[int, int, str]]:
     """Pairs of rows, and the reason, whose names say that they were made from one image."""
     files = [PurePosixPath(path.casefold()) for path in paths]
-    augmented = [NAMED_AUGMENTED.fullmatch(file.stem) for file in files]
-    origins = {match[1] for match in augmented if match}
+    stems = {file.stem for file in files}
+    origins = [_origin(file.stem, stems) for file in files]
+    copied_from = {
+        origin for file, origin in zip(files, origins, strict=True) if origin != file.stem
+    }
     positions = {(file.parent, file.stem): i for i, file in enumerate(files)}
     first: dict[str, int] = {}
     links = []
-    for i, (file, match) in enumerate(zip(files, augmented, strict=True)):
-        origin = match[1] if match else file.stem
+    for i, (file, origin) in enumerate(zip(files, origins, strict=True)):
         copied = NAMED_COPY.fullmatch(file.stem)
-        if origin in origins:
+        if origin in copied_from:
             links.append((first.setdefault(origin, i), i, f"named as made from {origin}"))
         elif copied:
             source = positions.get((file.parent, copied[1]), i)
             links.append((source, i, f"named as a copy of {copied[1]}"))
     return [(source, i, reason) for source, i, reason in links if source != i]
+
+
+def _origin(stem: str, stems: set[str]) -> str:
+    """The name of the image that `stem` says it was made from, or `stem` itself."""
+    made, keras = NAMED_AUGMENTED.fullmatch(stem), NAMED_KERAS.fullmatch(stem)
+    if made:
+        return _origin(made[made.lastindex or 0], stems)
+    return keras[1] if keras and keras[1] in stems else stem
 
 
 def _identical(
@@ -101,16 +126,23 @@ def _identical(
     return pairs
 
 
-def _confirm(candidates: list[Candidate], texture: Callable[[int], Texture]) -> list[Pair]:
+def _confirm(
+    thumbnails: np.ndarray, sizes: list[Size], aspect: float, candidates: list[Candidate]
+) -> list[Pair]:
     """The candidates that are copies, without those already linked through others."""
+    texture = lru_cache(512)(lambda i, blur: Texture(thumbnails[i], sizes[i], aspect, blur))
     linked = DisjointSet({row for candidate in candidates for row in candidate[:2]})
     pairs: list[Pair] = []
 
     def confirm(candidate: Candidate) -> Pair | None:
-        a, b = texture(candidate[0]), texture(candidate[1])
-        affine, score = align(a, b, candidate[2])
-        kind = describe(a, b, affine) if score >= SAME_IMAGE else ""
-        return (*candidate[:2], kind, round(score, 3)) if kind else None
+        for (blur_a, blur_b), least in LOOKS:
+            a, b = texture(candidate[0], blur_a), texture(candidate[1], blur_b)
+            affine, score = align(a, b, candidate[2])
+            if score >= least:
+                return *candidate[:2], describe(a, b, affine), round(score, 3)
+            if score < UNLIKE:
+                break
+        return None
 
     for start in range(0, len(candidates), 1024):
         block = candidates[start : start + 1024]

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from bonelib.audit.alignment import is_plausible, shrink
+from bonelib.audit.alignment import is_plausible, prepare, shrink
 from bonelib.storage import parallel_map
 
 # Two rows that may be one image, a map (2, 3) between them, and how many matches follow it.
@@ -26,9 +26,9 @@ MIN_VOTES, MIN_INLIERS = 9, 8
 MIRROR = np.arange(128).reshape(4, 4, 8)[::-1][:, :, -np.arange(8) % 8].ravel()
 
 
-def find_candidates(thumbnails: np.ndarray, rows: np.ndarray) -> list[Candidate]:
-    """Candidates among `rows`, the most certain first."""
-    keypoints = parallel_map(lambda i: _keypoints(thumbnails[i]), rows.tolist())
+def find_candidates(thumbnails: np.ndarray, rows: np.ndarray, aspect: float) -> list[Candidate]:
+    """Candidates among `rows` of the thumbnails prepared with `aspect`, the most certain first."""
+    keypoints = parallel_map(lambda i: _keypoints(prepare(thumbnails[i], aspect)), rows.tolist())
     owner = np.repeat(rows, [len(points) for points, _ in keypoints])
     if len(np.unique(owner)) < 2:
         return []

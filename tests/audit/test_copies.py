@@ -29,6 +29,10 @@ def exposed(image, gamma=1.0, gain=1.0, lift=0):
     return np.clip(255 * gain * (image / 255.0) ** gamma + lift, 0, 255).astype(np.uint8)
 
 
+def small(image):
+    return letterbox(np.ascontiguousarray(image), 224)
+
+
 def shrunk(image, size):
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
@@ -68,6 +72,24 @@ def drawn_over(image, rng):
     return cv2.line(drawn, (0, int(0.4 * h)), (w, int(0.5 * h)), 230, max(1, h // 150))
 
 
+def sheared(image, rng):
+    shear = np.array([[1, 0.18, 0], [0.18, 1, 0]])
+    shear[:, 2] = -0.09 * np.array(image.shape)
+    return cv2.warpAffine(np.ascontiguousarray(image), shear, image.shape[::-1])
+
+
+def speckled(image, rng):
+    """A twentieth of the pixels black or white."""
+    return np.where(rng.random(image.shape) < 0.05, rng.choice([0, 255], image.shape), image)
+
+
+def squeezed(image, angle):
+    """Of an image that is 1.5 times as high as wide: rotated, then squeezed to a square."""
+    high = shrunk(image, (400, 600))
+    affine = cv2.getRotationMatrix2D((199.5, 299.5), angle, 1)
+    return shrunk(cv2.warpAffine(high, affine, (400, 600)), (224, 224))
+
+
 # What is done to an image, and the smallest recall.
 KINDS = {
     "same": (lambda image, rng: image, 0.98),
@@ -91,6 +113,10 @@ KINDS = {
     "any angle, reflected": (lambda image, rng: rotated(image, rng, cv2.BORDER_REFLECT_101), 0.95),
     "any angle, small": (lambda image, rng: jpeg(rotated(letterbox(image, 224), rng), 60), 0.90),
     "any angle, squared": (lambda image, rng: shrunk(rotated(image, rng), (224, 224)), 0.90),
+    "sheared by 10 degrees": (sheared, 0.95),
+    "a twentieth of the pixels black or white": (lambda i, rng: speckled(small(i), rng), 0.95),
+    "noise": (lambda i, rng: exposed(small(i) + rng.normal(0, 8, (224, 224)).clip(0)), 0.90),
+    "blurred by 2.5 pixels": (lambda i, rng: cv2.GaussianBlur(small(i), (0, 0), 2.5), 0.90),
 }
 
 
@@ -134,6 +160,13 @@ def test_every_kind_of_copy_is_joined_with_its_original_and_nothing_else(distinc
     joined = sum(size * (size - 1) // 2 for size in np.bincount(numbers))
     assert right / n >= least
     assert right / joined >= 0.98
+
+
+def test_copies_rotated_by_large_angles_and_then_squeezed_are_found(distinct):
+    both = [squeezed(image, angle) for angle in (0, 75) for image in distinct[:30]]
+    numbers = cluster_numbers(thumbnails_of(both), files_of(both))
+    assert np.mean(numbers[:30] == numbers[30:]) >= 0.9
+    assert len(set(numbers[:30])) == 30
 
 
 def test_of_large_sets_blocks_are_searched_and_the_same_pixels_found_anywhere(
@@ -213,3 +246,13 @@ def test_augmented_images_are_linked_without_their_original():
 def test_odd_file_names_are_no_copies_and_no_error():
     assert copies_by_name(["a/. (2).png", "a/.png", "b/x.png", "a/x (2).png"]) == []
     assert copies_by_name(["a/x.png", "a/x (2).png"]) == [(0, 1, "named as a copy of x")]
+
+
+def test_names_that_augmentation_tools_give_are_linked_across_folders():
+    code, uuid = "0123456789abcdef" * 2, "01234567-89ab-cdef-0123-456789abcdef"
+    made = [f"x/OP1_png.rf.{code}.jpg", f"y/op1_jpg.rf.{code[::-1]}.jpg", "z/OP1_aug_3.png"]
+    made += [f"output/train_original_OP1.png_{uuid}.png", f"x/OP1_aug_0_jpg.rf.{code}.jpg"]
+    paths = ["a/OP1.png", *made, "k/OP1_0_1234.png", "a/P7_0_1234.png", "a/P7_1_99.png"]
+    linked = join_links(len(paths), [(a, b) for a, b, _ in copies_by_name(paths)])
+    assert len(set(linked[:-2])) == 1 and len(set(linked)) == 3
+    assert [(a, b) for a, b, _ in copies_by_name(made[:2])] == [(0, 1)]
