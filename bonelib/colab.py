@@ -21,8 +21,8 @@ NO_TPU = "on Colab, choose Runtime > Change runtime type > T4 GPU: TPUs are not 
 
 try:
     from bonelib import pipeline
-    from bonelib.prediction.answers import model_folders
     from bonelib.training.device import processes
+    from bonelib.training.model import model_folders
 except ModuleNotFoundError as error:
     raise RunError(f"{error.name} is not installed; {NO_TPU}") from error
 

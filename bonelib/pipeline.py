@@ -15,14 +15,13 @@ from bonelib.config import Config
 from bonelib.data.cache import cached_images
 from bonelib.data.catalog import load_catalog
 from bonelib.messages import DataError, RunError
-from bonelib.prediction.answers import model_folders
 from bonelib.prediction.archive import find_images
 from bonelib.run_copy import RunCopy
 from bonelib.split import Fold, split, split_digest
 from bonelib.storage import read_json, write_csv, write_json
 from bonelib.training.device import processes
 from bonelib.training.loop import fit
-from bonelib.training.model import TrainedModel, load_model
+from bonelib.training.model import TrainedModel, load_model, model_folders
 
 
 @dataclass(frozen=True)

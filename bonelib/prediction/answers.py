@@ -9,17 +9,10 @@ import pandas as pd
 from bonelib.data.quality import rejections
 from bonelib.evaluation.predict import calibrated_probabilities, logits, probability_columns
 from bonelib.messages import RunError
-from bonelib.storage import text_digest
-from bonelib.training.model import TrainedModel, load_model, model_digest
+from bonelib.training.model import TrainedModel, load_model, model_digest, model_folders
 
 # The prediction that leaves an image to a person, and how its most common reason begins.
 REFER, UNSURE = "refer", "unsure"
-
-
-def model_folders(run: Path) -> list[Path]:
-    """The folders of a run's models: one, or one per fold; none before training."""
-    folds = sorted(path.parent for path in run.glob("repeat-*-fold-*/model/config.json"))
-    return folds or [path.parent for path in run.glob("model/config.json")]
 
 
 def load_models(run: Path) -> list[TrainedModel]:
@@ -33,8 +26,7 @@ def load_models(run: Path) -> list[TrainedModel]:
 
 def models_digest(models: list[TrainedModel]) -> str:
     """A hash of the weights of all models of a run."""
-    digests = [model_digest(model.folder) for model in models]
-    return digests[0] if len(digests) == 1 else text_digest("".join(digests))
+    return model_digest(*(model.folder for model in models))
 
 
 def answer_images(

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bonelib.config import Config
 from bonelib.messages import ConfigError, RunError
-from bonelib.storage import atomic_folder, file_digest, read_json, write_json
+from bonelib.storage import atomic_folder, file_digest, read_json, text_digest, write_json
 from bonelib.training.device import device
 
 
@@ -137,9 +137,16 @@ def amend_model(folder: Path, **facts) -> None:
     write_json(folder / "config.json", read_json(folder / "config.json") | facts)
 
 
-def model_digest(folder: Path) -> str:
-    """A hash of a saved model's weights."""
-    return file_digest(folder / "model.safetensors")[:16]
+def model_folders(run: Path) -> list[Path]:
+    """The folders of a run's models: one, or one per fold; none before training."""
+    folds = sorted(path.parent for path in run.glob("repeat-*-fold-*/model/config.json"))
+    return folds or [path.parent for path in run.glob("model/config.json")]
+
+
+def model_digest(*folders: Path) -> str:
+    """A hash of the weights of saved models that predict together."""
+    digests = [file_digest(folder / "model.safetensors")[:16] for folder in folders]
+    return digests[0] if len(digests) == 1 else text_digest("".join(digests))
 
 
 def _create_backbone(cfg: Config, class_count: int):
