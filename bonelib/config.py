@@ -176,10 +176,13 @@ class Config:
         allowed = (*self.class_names, "")
         if unknown := [name for name in self.classes.values() if name not in allowed]:
             raise ValueError(f"classes: {unknown[0]!r} is not one of {', '.join(allowed)} or empty")
-        for field, length in (("mean", 3), ("std", 3), ("prevalence", count)):
+        # the data may hold fewer classes than there are names: prevalence is of those they hold
+        lengths = {"mean": (3,), "std": (3,), "prevalence": range(2, count + 1)}
+        for field, allowed_lengths in lengths.items():
             values = getattr(self, field)
-            if values and (len(values) != length or max(values) <= 0):
-                raise ValueError(f"{field} = {values}: expected {length} numbers, not all 0")
+            if values and (len(values) not in allowed_lengths or max(values) <= 0):
+                expected = " or ".join(map(str, allowed_lengths))
+                raise ValueError(f"{field} = {values}: expected {expected} numbers, not all 0")
         if self.std and min(self.std) < 1e-6:
             raise ValueError(f"std = {self.std}: expected numbers above 0")
         try:
