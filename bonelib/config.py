@@ -170,9 +170,12 @@ class Config:
         allowed = (*self.class_names, "")
         if unknown := [name for name in self.classes.values() if name not in allowed]:
             raise ValueError(f"classes: {unknown[0]!r} is not one of {', '.join(allowed)} or empty")
-        for field, length in (("mean", 3), ("std", 3), ("prevalence", count)):
-            if len(values := getattr(self, field)) not in (0, length):
-                raise ValueError(f"{field} = {values}: expected {length} numbers")
+        # the data may hold fewer classes than there are names: prevalence is of those they hold
+        lengths = {"mean": (3,), "std": (3,), "prevalence": range(2, count + 1)}
+        for field, allowed_lengths in lengths.items():
+            if (values := getattr(self, field)) and len(values) not in allowed_lengths:
+                expected = " or ".join(map(str, allowed_lengths))
+                raise ValueError(f"{field} = {values}: expected {expected} numbers")
         if self.prevalence and max(self.prevalence) == 0:
             raise ValueError(f"prevalence = {self.prevalence}: expected not all 0")
         try:

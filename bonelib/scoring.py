@@ -20,7 +20,7 @@ from bonelib.prediction.answers import load_models, models_digest
 from bonelib.split import Fold, class_shares
 from bonelib.storage import read_json, write_csv, write_json
 from bonelib.training.device import processes
-from bonelib.training.model import TrainedModel, amend_model, model_folders
+from bonelib.training.model import TrainedModel, amend_model, model_digest, model_folders
 
 COMPARED_RUNS = ("accuracy", "macro_f1", "auroc")
 
@@ -94,13 +94,19 @@ def calibrated_models(cfg: Config) -> list[TrainedModel]:
 
 
 def compare_runs(folder: Path) -> pd.DataFrame:
-    """One row per evaluated run in `folder`: settings that differ, and metrics with TTA."""
+    """One row per evaluated run in `folder`: settings that differ, and metrics with TTA.
+
+    Metrics of other models than those in the run, trained again since, are "not evaluated".
+    """
     rows = {}
     for path in sorted(folder.glob("*/metrics.json")):
-        given = path.with_name("config.json")
+        given, found = path.with_name("config.json"), read_json(path)
         settings = read_json(given) if given.is_file() else {}
-        test = read_json(path)["test"]["tta"]
-        metrics = {name: format_interval(test[name]) for name in COMPARED_RUNS}
+        settings["labels"] = ", ".join(found["counts"]["images_per_class"])
+        metrics = {name: format_interval(found["test"]["tta"][name]) for name in COMPARED_RUNS}
+        models = model_folders(path.parent)
+        if models and found.get("model_digest") != model_digest(*models):
+            metrics = dict.fromkeys(COMPARED_RUNS, "not evaluated")
         rows[path.parent.name] = settings | metrics
     default = dict.fromkeys(itertools.chain(*rows.values()), "default")
     filled = [default | row for row in rows.values()]

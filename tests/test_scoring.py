@@ -142,6 +142,34 @@ def test_runs_are_compared_by_the_settings_that_differ(tmp_path):
     assert table.loc["a", "accuracy"].startswith(f"{accuracy:.2f} (")
 
 
+def test_results_of_a_model_that_was_trained_again_since_are_not_compared(tmp_path):
+    for name in ("current", "retrained", "without its model"):
+        finished_run(tmp_path / name)
+    (tmp_path / "retrained" / "model" / "model.safetensors").write_bytes(b"more epochs")
+    shutil.rmtree(tmp_path / "without its model" / "model")
+    table = scoring.compare_runs(tmp_path)
+    stale = (table == "not evaluated").all(axis=1)
+    assert stale.to_dict() == {"current": False, "retrained": True, "without its model": False}
+
+
+def test_model_that_was_trained_again_is_calibrated_again(evaluated, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(evaluated["cfg"].root, run)
+    before = read_json(run / "model" / "config.json")
+    kept = {name: value for name, value in before.items() if name != "threshold"}
+    write_json(run / "model" / "config.json", kept | {"temperature": 1.0})
+    (model,) = scoring.calibrated_models(replace(evaluated["cfg"], run=str(run)))
+    assert model.meta == before
+
+
+def test_runs_with_other_classes_are_marked(tmp_path):
+    finished_run(tmp_path / "three")
+    finished_run(tmp_path / "two", ("Normal", "Osteoporosis"))
+    table = scoring.compare_runs(tmp_path)
+    assert table.loc["two", "labels"] == "Normal, Osteoporosis"
+    assert table.loc["three", "labels"] == "Normal, Osteopenia, Osteoporosis"
+
+
 def test_one_run_is_shown_and_none_is_an_empty_table(tmp_path):
     assert len(scoring.compare_runs(tmp_path)) == 0
     finished_run(tmp_path / "a")

@@ -91,13 +91,13 @@ def coverage_risk(y: np.ndarray, probabilities: np.ndarray) -> dict[str, list[fl
     Images of equal confidence are answered together.
     """
     confidence = np.asarray(probabilities).max(1)
-    wrong = np.asarray(probabilities).argmax(1) != np.asarray(y)
-    order = np.argsort(-confidence, kind="stable")
-    last = np.flatnonzero(np.diff(confidence[order], append=-1.0))
+    wrong = pd.Series(np.asarray(probabilities).argmax(1) != np.asarray(y))
+    by_confidence = wrong.groupby(confidence).agg(["sum", "size"])
+    counts = by_confidence.sort_index(ascending=False).cumsum()
     return {
-        "coverage": ((last + 1) / len(confidence)).tolist(),
-        "risk": (wrong[order].cumsum()[last] / (last + 1)).tolist(),
-        "threshold": confidence[order][last].tolist(),
+        "coverage": (counts["size"] / len(wrong)).tolist(),
+        "risk": (counts["sum"] / counts["size"]).tolist(),
+        "threshold": counts.index.tolist(),
     }
 
 
@@ -106,7 +106,7 @@ def choose_threshold(y: np.ndarray, probabilities: np.ndarray, target: float) ->
 
     At least MIN_ANSWERED images must be answered; None if no threshold reaches the target.
     """
-    curve = {name: np.array(values) for name, values in coverage_risk(y, probabilities).items()}
+    curve = pd.DataFrame(coverage_risk(y, probabilities))
     enough = curve["coverage"] * len(np.asarray(y)) >= MIN_ANSWERED - 1e-9
     reached = curve["threshold"][enough & (1 - curve["risk"] >= target - 1e-12)]
     return float(reached.min()) if len(reached) else None

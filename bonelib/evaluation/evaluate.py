@@ -12,7 +12,7 @@ from bonelib.evaluation.bootstrap import intervals, paired
 from bonelib.evaluation.findings import performance_findings
 from bonelib.evaluation.metrics import compute_metrics
 from bonelib.evaluation.predict import Arrays, select_rows, to_arrays
-from bonelib.evaluation.subgroups import count_classes, model_spread, subgroup_results
+from bonelib.evaluation.subgroups import catalog_results, count_classes, model_spread
 from bonelib.messages import ConfigError, DataError, sort_findings
 from bonelib.storage import read_json, text_digest, write_json
 
@@ -122,8 +122,8 @@ def _at_prevalence(test: Arrays, prevalence: np.ndarray, options: dict) -> dict:
     """Results if the classes had the proportions of `prevalence` (K,)."""
     names, shares = options["class_names"], np.asarray(prevalence, float) / np.sum(prevalence)
     if len(shares) != len(names):
-        expected = f"one for each of {', '.join(names)}"
-        raise ConfigError(f"BONELIB_PREVALENCE has {len(shares)} shares: expected {expected}")
+        expected = f"one for each class of the data, {', '.join(names)} (BONELIB_PREVALENCE)"
+        raise ConfigError(f"prevalence has {len(shares)} shares: expected {expected}")
     named = dict(zip(names, shares.tolist(), strict=True))
     return {"prevalence": named, **intervals(*test, prevalence=shares, **options)}
 
@@ -140,10 +140,10 @@ def evaluate(
 ) -> dict:
     """metrics.json's content: results on test rows; val rows give temperature and threshold.
 
-    predictions: predictions.csv. baselines: from `predict_baselines`. catalog: path, and the
-    metadata to form subgroups by. class_shares: (2, K), drawn in training and of the data, to be
-    undone. prevalence: (K,) at the clinic. target: accuracy of the answered images. sampling:
-    `resamples` and `seed`.
+    predictions: predictions.csv. baselines: from `predict_baselines`. catalog: path and, where
+    known, patient, T-score and metadata. class_shares: (2, K), drawn in training and of the data,
+    to be undone. prevalence: (K,) at the clinic. target: accuracy of the answered images.
+    sampling: `resamples` and `seed`.
     """
     options: dict = {"class_names": class_names, **sampling}
     tests = _test_rows(predictions, baselines)
@@ -157,7 +157,7 @@ def evaluate(
         out["spread"] = {"plain": model_spread(plain, class_names)}
     if prevalence is not None:
         out["at_prevalence"] = _at_prevalence(arrays["plain"], prevalence, options)
-    out["subgroups"] = {} if catalog is None else subgroup_results(plain, catalog, options)
+    out |= {"subgroups": {}} if catalog is None else catalog_results(plain, catalog, options)
     findings = sort_findings(performance_findings(out))
     return out | {"findings": [asdict(finding) for finding in findings]}
 

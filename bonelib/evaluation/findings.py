@@ -48,14 +48,15 @@ def _comparison(difference: dict, first: str, second: str, patients: int) -> Fin
     """
     auroc, macro_f1 = difference["auroc"], difference["macro_f1"]
     low, high = auroc["low"], auroc["high"]
-    results = f"AUROC {format_interval(auroc, True)}, macro-F1 {format_interval(macro_f1, True)}"
+    results = f"AUROC difference {format_interval(auroc, True)}, "
+    results += f"macro-F1 difference {format_interval(macro_f1, True)}"
     if patients >= MIN_PATIENTS and low is not None:
         if low > 0:
             return Finding("note", f"{first} is better than {second} ({results}).")
         if high < 0:
             return Finding("warning", f"{first} is worse than {second} ({results}).")
         if high - low <= MAX_WIDTH:
-            return Finding("note", f"{first} and {second} are not distinguishable ({results}).")
+            return Finding("note", f"{first} is not distinguishable from {second} ({results}).")
     text = f"{first} and {second}: too few test images to compare them"
     return Finding("warning", f"{text} ({results}).")
 
@@ -80,11 +81,19 @@ def performance_findings(metrics: dict) -> list[Finding]:
     for name, difference in differences.items():
         method, other = name.split("_minus_")
         if other != "majority":
-            names = METHOD_NAMES[method], BASELINE_NAMES.get(other, other)
-            found.append(_comparison(difference, *names, fewest))
+            first = "Fine-tuning" if other == "frozen_features" else METHOD_NAMES[method]
+            second = BASELINE_NAMES.get(other, other)
+            found.append(_comparison(difference, first, second, fewest))
     if "metadata" not in metrics["baselines"]:
         text = "No metadata that may predict: whether age or sex alone would do as well is unknown."
         found.append(Finding("note", text))
+    if len(patients) < 3:
+        text = "Two classes: quadratic kappa and distances of errors need three and are left out."
+        found.append(Finding("note", text))
+    several = metrics.get("patients", {}).get("several_labels")
+    if several:
+        text = f"Test patients with images of several classes: {several}. By patient, the class of"
+        found.append(Finding("note", f"{text} most images counts; of equally many, the worse one."))
     if accuracy["value"] > 0.85 and counts["images"] < 300:
         score = f"Accuracy {accuracy['value']:.2f}"
         text = f"{score} is more than careful studies of small public sets reach: look for a leak."

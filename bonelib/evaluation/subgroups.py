@@ -3,14 +3,19 @@
 import numpy as np
 import pandas as pd
 
+from bonelib.config import CLASSES
 from bonelib.data.metadata import metadata_columns
 from bonelib.evaluation.bootstrap import intervals
 from bonelib.evaluation.metrics import compute_metrics, map_leaves, number_or_none
-from bonelib.evaluation.predict import to_arrays
+from bonelib.evaluation.predict import probability_columns, to_arrays
+from bonelib.split import label_indices
 
 SUMMARY_METRICS = ["accuracy", "balanced_accuracy", "macro_f1", "auroc", "quadratic_kappa"]
 # Groups that a subgroup must have to be reported.
 SUBGROUP_MINIMUM = 10
+T_SCORE_COLUMN = r"(?i)(^|[^a-z])t.?scores?([^a-z]|$)"
+# Where the WHO separates its three classes.
+WHO_CUTS = np.array([-1.0, -2.5])
 
 
 def count_classes(test: pd.DataFrame, class_names: tuple) -> dict:
@@ -33,21 +38,67 @@ def _categories(values: pd.Series) -> pd.Series:
     return values.astype(object).where(values.notna(), "not known").astype(str)
 
 
-def subgroup_results(test: pd.DataFrame, catalog: pd.DataFrame, options: dict) -> dict:
-    """Results by each metadata column, for subgroups of SUBGROUP_MINIMUM groups or more."""
-    known = test[["path"]].merge(catalog.drop_duplicates("path"), "left", "path")
-    out = {}
-    for column in metadata_columns(catalog)[0]:
-        blocks = {}
-        for name, rows in test.groupby(_categories(known[column])):
-            groups = rows["group"].nunique()
-            if groups >= SUBGROUP_MINIMUM:
-                results = intervals(*to_arrays(rows, options["class_names"]), **options)
-                summary = {metric: results[metric] for metric in SUMMARY_METRICS}
-                blocks[name] = {"images": len(rows), "groups": groups, **summary}
-        if len(blocks) > 1:
-            out[column] = blocks
+def _results(test: pd.DataFrame, metrics: list[str], options: dict) -> dict:
+    """How many images and groups the test rows hold, and their metrics with intervals."""
+    results = intervals(*to_arrays(test, options["class_names"]), **options)
+    counts = {"images": test["path"].nunique(), "groups": test["group"].nunique()}
+    return counts | {metric: results[metric] for metric in metrics}
+
+
+def catalog_results(test: pd.DataFrame, catalog: pd.DataFrame, options: dict) -> dict:
+    """`subgroups`, and where they are known `patients` and `t_score`, of test rows.
+
+    options: class_names, and those of the bootstrap.
+    """
+    rows = catalog.drop_duplicates("path").set_index("path").reindex(test["path"])
+    known = rows.reset_index(drop=True)
+    out: dict = {"subgroups": _subgroup_results(test, known[metadata_columns(catalog)[0]], options)}
+    patients = known.get("patient", pd.Series("", known.index))
+    patients = patients.where(patients != "")
+    if patients.notna().any():
+        out["patients"] = _patient_results(test.assign(patient=patients), options)
+    scores = known.filter(regex=T_SCORE_COLUMN).select_dtypes("number").dropna(axis=1, how="all")
+    if scores.shape[1] == 1 and set(options["class_names"]) <= set(CLASSES):
+        out["t_score"] = _t_score_results(test, scores.to_numpy(), options)
     return out
+
+
+def _subgroup_results(test: pd.DataFrame, known: pd.DataFrame, options: dict) -> dict:
+    """Results by each metadata column, for subgroups of SUBGROUP_MINIMUM groups or more."""
+    out = {}
+    for column in known:
+        parts = test.groupby(_categories(known[column]))
+        large = {name: rows for name, rows in parts if rows["group"].nunique() >= SUBGROUP_MINIMUM}
+        if len(large) > 1:
+            out[column] = {n: _results(rows, SUMMARY_METRICS, options) for n, rows in large.items()}
+    return out
+
+
+def _t_score_results(test: pd.DataFrame, scores: np.ndarray, options: dict) -> list[dict]:
+    """Accuracy by distance of the T-scores (N, 1) from the nearest cut-off, one row per bin.
+
+    Osteopenia is at most 0.75 from one; below 0.3 a second scan may change the class.
+    """
+    distances = np.abs(scores - WHO_CUTS).min(1).round(6)
+    names = ["below 0.3", "0.3 to 1", "1 or more"]
+    bins = pd.cut(distances, [0, 0.3, 1, np.inf], right=False, labels=names)
+    parts = test.groupby(bins, observed=True)
+    return [{"distance": name} | _results(rows, ["accuracy"], options) for name, rows in parts]
+
+
+def _patient_results(test: pd.DataFrame, options: dict) -> dict:
+    """The main metrics by `patient`, of probabilities averaged over the patient's images.
+
+    A patient has the class of most images, of equally many the worse one.
+    """
+    names = options["class_names"]
+    known = test.dropna(subset="patient").assign(y=lambda rows: label_indices(rows["label"], names))
+    by_patient = known.groupby(["patient", "seed"] if "seed" in test else "patient")
+    rows = by_patient[["path", "group"]].first().join(by_patient[probability_columns(names)].mean())
+    rows["label"] = by_patient["y"].agg(lambda y: y.mode().max()).map(dict(enumerate(names)))
+    results = _results(rows, SUMMARY_METRICS, options) | {"images": known["path"].nunique()}
+    labels = known.groupby("patient")["label"].nunique()
+    return results | {"patients": len(labels), "several_labels": int((labels > 1).sum())}
 
 
 def model_spread(test: pd.DataFrame, class_names: tuple) -> dict:

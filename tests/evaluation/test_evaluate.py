@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bonelib.config import CLASSES
+from bonelib.config import CLASSES, Config
 from bonelib.evaluation import calibration
 from bonelib.evaluation.bootstrap import intervals
 from bonelib.evaluation.evaluate import count_test_reads, evaluate, failures, fit_on_validation
@@ -129,6 +129,20 @@ def test_prevalence_weighs_the_test_set_and_must_name_every_class():
     assert results["ppv"]["Osteoporosis"]["value"] == pytest.approx(expected["value"])
     with pytest.raises(ConfigError, match="BONELIB_PREVALENCE"):
         evaluate(table, CLASSES, prevalence=[0.5, 0.5], **FEW)
+
+
+def test_prevalence_is_of_the_classes_that_the_data_hold():
+    names = ("Normal", "Osteoporosis")
+    table = predictions_table(class_names=names)
+    cfg = Config(prevalence=(0.9, 0.1))
+    results = evaluate(table, names, prevalence=np.array(cfg.prevalence), **FEW)
+    assert list(results["at_prevalence"]["prevalence"]) == list(names)
+    three = np.array(Config(prevalence=(0.6, 0.3, 0.1)).prevalence)
+    with pytest.raises(ConfigError, match=r"3 shares.*Normal, Osteoporosis"):
+        evaluate(table, names, prevalence=three, **FEW)
+    for wrong in ("0.5", "0.4, 0.3, 0.2, 0.1", "0, 0"):
+        with pytest.raises(ConfigError, match="prevalence"):
+            Config.load({}, prevalence=wrong)
 
 
 def test_errors_are_counted_by_direction_and_distance():

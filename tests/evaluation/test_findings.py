@@ -90,6 +90,24 @@ def test_comparison_without_an_interval_is_undecided():
     assert levels(metrics, BASELINE_NAMES["intensity"]) == ["warning"]
 
 
+def test_whether_fine_tuning_was_worth_it_is_one_sentence():
+    expected = {"better than": (0.01, 0.4), "worse than": (-0.4, -0.01)}
+    expected["not distinguishable from"] = (-0.05, 0.05)
+    for words, difference in expected.items():
+        metrics = results((0.6, 0.8), difference=difference, frozen_features=(0.5, 0.6))
+        (text,) = [f.text for f in performance_findings(metrics) if "Fine-tuning" in f.text]
+        gap = metrics["differences"]["model_minus_frozen_features"]["auroc"]
+        assert text.startswith(f"Fine-tuning is {words} frozen features")
+        assert f"AUROC difference {format_interval(gap, signed=True)}" in text
+
+
+def test_what_two_classes_leave_out_is_noted_with_the_reason():
+    metrics = results((0.6, 0.8))
+    assert levels(metrics, "kappa") == ["note"]
+    metrics["counts"]["groups_per_class"]["c"] = 60
+    assert levels(metrics, "kappa") == []
+
+
 def test_majority_class_is_no_rival():
     assert levels(results((0.6, 0.8), majority=(0.5, 0.5)), "majority") == []
 
