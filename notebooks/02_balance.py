@@ -61,7 +61,7 @@ from bonelib import augment, colab, display, pipeline
 from bonelib import split as splitting
 from bonelib.config import AUGMENTATIONS, present_classes
 from bonelib.data.catalog import usable
-from bonelib.evaluation import features
+from bonelib.evaluation import baselines
 from bonelib.plots import training as plots
 
 # %% [markdown]
@@ -209,7 +209,7 @@ assert np.allclose(weights / weights.sum(), by_hand / by_hand.sum())
 # readable images are used here, copies included, as most public notebooks do.
 
 # %%
-vectors = features.cheap_features(cfg, found.thumbnails)
+vectors = baselines.cheap_features(cfg, found.thumbnails)
 y_all = splitting.label_indices(readable["label"], names)
 everything, groups_all = np.arange(len(y_all)), readable["group"].to_numpy()
 nearest = make_pipeline(StandardScaler(), KNeighborsClassifier(1))

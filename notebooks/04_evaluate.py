@@ -204,15 +204,14 @@ pd.DataFrame(rows)
 #
 # ## Baselines
 #
-# What do methods reach that never look at bone, or only at grey levels and texture?
+# What do methods reach that only know the class shares, the metadata, or the texture?
 
 # %%
 display.show(plots.comparison(metrics), cfg, "comparison")
 
 # %% [markdown]
-# The model should be to the right of every baseline, with little overlap. If "corners"
-# is clearly above 0.5, the images contain a shortcut. Points and bars do not decide,
-# because both methods saw the same images; the paired difference does:
+# The model should be to the right of every baseline, with little overlap. Points and bars
+# do not decide, because both methods saw the same images; the paired difference does:
 
 # %%
 simple = baselines.query("baseline == 'intensity'").drop_duplicates("path")
