@@ -63,10 +63,10 @@ def shortcuts(audit: dict) -> Figure:
     found = sorted(audit["shortcuts"], key=lambda shortcut: -shortcut["auroc"])
     colours = [MAGENTA if shortcut["warning"] else GREY for shortcut in found]
     names = [f"{shortcut['name']}  {shortcut['auroc']:.2f}" for shortcut in found]
-    figure, axis = style.new_chart("data", 1.2 + 0.32 * max(1, len(found)), xlim=(None, 1))
+    height, title = 1.2 + 0.32 * max(1, len(found)), "What predicts the class besides the bone"
+    figure, axis = style.new_chart("data", height, title, xlim=(None, 1))
     axis.axvline(0.5, color=GREY, linestyle=":", zorder=0)
     leaves = [shortcut | {"value": shortcut["auroc"]} for shortcut in found]
     style.draw_intervals(axis, names, leaves, colours)
-    axis.set_title("What predicts the class besides the bone")
-    axis.set_xlabel("AUROC of the class (0.5 is chance, bars are 95% intervals)")
+    figure.supxlabel("AUROC of the class; 0.5 is chance, lines are 95% intervals", fontsize=10)
     return figure

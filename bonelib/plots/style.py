@@ -64,9 +64,9 @@ def new_figure(
 
 
 @styled
-def new_chart(section: str, height: float, **properties) -> tuple[Figure, Axes]:
-    """A figure of one pair of axes; properties: their title, labels and limits."""
-    figure, axes = new_figure(section, height=height)
+def new_chart(section: str, height: float, title="", **properties) -> tuple[Figure, Axes]:
+    """A figure of one pair of axes; properties: their labels and limits."""
+    figure, axes = new_figure(section, height=height, title=title)
     axes[0, 0].set(**properties)
     return figure, axes[0, 0]
 

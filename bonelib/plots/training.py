@@ -16,12 +16,12 @@ def class_counts(table: pd.DataFrame, class_names: tuple, by: str = "", title: s
     found = list(clusters.unique())
     order = [name for name in ("train", "val", "test") if name in found] or found
     counts = pd.crosstab(clusters, table["label"]).reindex(order).reindex(columns=class_names)
-    figure, axes = new_figure("data", height=3.6)
+    figure, axes = new_figure("data", height=3.6, title=title)
     colours = class_colours(class_names)
     axis = counts.fillna(0).plot.bar(ax=axes[0, 0], color=colours, width=0.8, rot=0, legend=False)
     for bars in axis.containers:
         axis.bar_label(bars, padding=2, fontsize=9)
-    axis.set(title=title, xlabel="", ylabel="images", ymargin=0.12)
+    axis.set(xlabel="", ylabel="images", ymargin=0.12)
     columns = max(1, 60 // (max(map(len, class_names)) + 6))
     figure.legend(loc="outside lower center", ncols=columns)
     return figure

@@ -44,13 +44,28 @@ def make_figures(names):
     }
 
 
+def is_complete(figure) -> bool:
+    """Whether nothing lies outside of the figure."""
+    figure.draw_without_rendering()
+    box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    inside = min(box.x0, box.y0) > -0.02 and box.x1 < width + 0.02 and box.y1 < height + 0.02
+    return bool(inside)
+
+
+def test_long_labels_cut_no_title_off():
+    results = audit_results()
+    for shortcut in results["shortcuts"]:
+        shortcut["name"] = "brightness at the border"
+    scores = pd.DataFrame({"oversample, then split by image": [0.9, 1.0], "by group": [0.4, 0.6]})
+    assert is_complete(audit.shortcuts(results))
+    assert is_complete(audit.funnel(results))
+    assert is_complete(training.ranges(scores, "The same classifier, three protocols", "accuracy"))
+
+
 @pytest.mark.parametrize("names", CLASS_SETS, ids=lambda names: f"{len(names)}-{names[-1][:6]}")
 def test_nothing_is_cut_off_and_no_class_name_covers_another(names):
     for kind, figure in make_figures(names).items():
-        figure.draw_without_rendering()
-        box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
-        assert min(box.x0, box.y0) > -0.02, kind
-        assert box.x1 < width + 0.02 and box.y1 < height + 0.02, kind
+        assert is_complete(figure), kind
         texts = [text for text in figure.findobj(Text) if text.get_visible()]
         named = [text for text in texts if any(name[:5] in text.get_text() for name in names)]
         assert named, kind
