@@ -309,7 +309,8 @@ def test_results_by_patient_and_by_t_score_are_shown_if_they_are_there(run):
     assert "by patient" not in html and "T-score" not in html
     leaf, shown = {"value": 0.7, "low": 0.5, "high": 0.9}, "0.70<small>0.50 to 0.90</small>"
     amend(run / "metrics.json", patients={"accuracy": leaf, "auroc": leaf, "patients": 12})
-    amend(run / "metrics.json", t_score={"below 0.5 & more": {"images": 12, "accuracy": leaf}})
+    row = {"distance": "below 0.5 & more", "images": 12, "groups": 9, "accuracy": leaf}
+    amend(run / "metrics.json", t_score=[row])
     rows = cells(section(written(run)[0], "metrics"))
     start = rows.index(["", "by image", "by patient"])
     assert [row[0] for row in rows[start + 1 : start + 3]] == ["accuracy", "AUROC"]
