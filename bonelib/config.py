@@ -23,8 +23,8 @@ VIEWS = (
     *("identity", "mirror", "rotate -6", "rotate +6", "mirror rotate -6", "mirror rotate +6"),
     *("zoom 0.94", "zoom 1.06", "mirror zoom 0.94", "mirror zoom 1.06"),
 )
-Augmentations = Annotated[tuple[Literal[AUGMENTATIONS], ...], parsing.Commas]  # type: ignore[valid-type]
-Views = Annotated[tuple[Literal[VIEWS], ...], parsing.Commas]  # type: ignore[valid-type]
+Augmentations = Annotated[tuple[Literal[AUGMENTATIONS], ...], parsing.Commas]  # type: ignore
+Views = Annotated[tuple[Literal[VIEWS], ...], parsing.Commas]  # type: ignore
 
 # Settings that belong to a machine or a moment, not to a run.
 NOT_SAVED = ("run", "images", "mirror", "cache", "smoke")

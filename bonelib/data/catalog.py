@@ -13,7 +13,7 @@ from bonelib.data.cache import cached_images
 from bonelib.data.metadata import CATALOG_COLUMNS as CATALOG_COLUMNS
 from bonelib.messages import DataError, Finding
 
-# np.ndarray per side of the images that the audit compares.
+# Pixels per side of the images that the audit compares.
 THUMBNAIL = 224
 # Images with one of these issues are not used.
 SET_ASIDE = ("copy", "conflict", "blank", "leak")

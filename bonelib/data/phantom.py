@@ -35,7 +35,7 @@ def radiograph(
     """
     height, width = shape
     side = rng.choice(["L", "R"])
-    # np.ndarray per cm, and the centre of the joint.
+    # Pixels per cm, and the centre of the joint.
     scale = min(shape) / rng.uniform(12.5, 14.5)
     centre = np.array([width, height]) * 0.5 + rng.normal(0, 0.5, 2) * scale
     x = ((np.arange(width) - centre[0]) / scale).astype(np.float32)[None, :]  # (1, W) cm

@@ -15,7 +15,7 @@ from bonelib.training import device
 from bonelib.training.loader import plain_batches
 from bonelib.training.model import TrainedModel
 
-# np.ndarray (N,), probabilities (N, K) and groups (N,).
+# Labels (N,), probabilities (N, K) and groups (N,).
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 

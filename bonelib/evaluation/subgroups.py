@@ -5,6 +5,7 @@ import pandas as pd
 
 from bonelib.config import CLASSES
 from bonelib.data.metadata import metadata_columns
+from bonelib.data.tables import t_scores
 from bonelib.evaluation.bootstrap import intervals
 from bonelib.evaluation.metrics import compute_metrics, map_leaves, number_or_none
 from bonelib.evaluation.predict import probability_columns, to_arrays
@@ -13,7 +14,6 @@ from bonelib.split import label_indices
 SUMMARY_METRICS = ["accuracy", "balanced_accuracy", "macro_f1", "auroc", "quadratic_kappa"]
 # Groups that a subgroup must have to be reported.
 SUBGROUP_MINIMUM = 10
-T_SCORE_COLUMN = r"(?i)(^|[^a-z])t.?scores?([^a-z]|$)"
 # Where the WHO separates its three classes.
 WHO_CUTS = np.array([-1.0, -2.5])
 
@@ -57,9 +57,9 @@ def catalog_results(test: pd.DataFrame, catalog: pd.DataFrame, options: dict) ->
     patients = patients.where(patients != "")
     if patients.notna().any():
         out["patients"] = _patient_results(test.assign(patient=patients), options)
-    scores = known.filter(regex=T_SCORE_COLUMN).select_dtypes("number").dropna(axis=1, how="all")
-    if scores.shape[1] == 1 and set(options["class_names"]) <= set(CLASSES):
-        out["t_score"] = _t_score_results(test, scores.to_numpy(), options)
+    scores = t_scores(known)
+    if scores is not None and scores.notna().any() and {*options["class_names"]} <= {*CLASSES}:
+        out["t_score"] = _t_score_results(test, scores.to_numpy()[:, None], options)
     return out
 
 
