@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ from bonelib.training.loop import fit
 from bonelib.training.model import TrainedModel, load_model
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Audited:
     """The audited table, audit.json's content, and the thumbnails of the readable rows.
 
@@ -147,14 +146,10 @@ def _earlier_audit(run: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, dict] 
         old[texts] = old[texts].fillna("")
     except (OSError, ValueError, KeyError):
         return None
-    same = ["path", "label", "sha256"]
-    if len(old) != len(table) or not np.array_equal(
-        old[same].to_numpy(str), table[same].to_numpy(str)
-    ):
-        return None
+    same = [rows[["path", "label", "sha256"]].to_numpy(str) for rows in (old, table)]
     # patients are compared by who is the same person: the hashes differ with the salt
-    codes = [pd.factorize(column)[0] for column in (old["patient"], table["patient"])]
-    return (old, results) if np.array_equal(*codes) else None
+    codes = [pd.factorize(rows["patient"])[0] for rows in (old, table)]
+    return (old, results) if np.array_equal(*same) and np.array_equal(*codes) else None
 
 
 def check_version(run: Path) -> None:
