@@ -1,5 +1,6 @@
 """What training changes in an image, and the fixed views that prediction averages over."""
 
+import itertools
 import math
 import os
 import random
@@ -90,11 +91,8 @@ def views(images: torch.Tensor, names: Sequence[str] = VIEWS) -> torch.Tensor:
 
 def _matrix(name: str) -> torch.Tensor:
     """(2, 3): where each output point, in -1..1, is read from in a view like "mirror rotate -6"."""
-    words = name.split()
-    number = {
-        word: float(words[words.index(word) + 1]) for word in ("rotate", "zoom") if word in words
-    }
-    angle, zoom = math.radians(number.get("rotate", 0)), number.get("zoom", 1)
+    following = dict(itertools.pairwise(name.split()))
+    angle, zoom = math.radians(float(following.get("rotate", 0))), float(following.get("zoom", 1))
     cos, sin = math.cos(angle) / zoom, math.sin(angle) / zoom
-    flip = -1 if "mirror" in words else 1
+    flip = -1 if name.startswith("mirror") else 1
     return torch.tensor([[flip * cos, -flip * sin, 0], [sin, cos, 0]])

@@ -16,7 +16,6 @@ from bonelib.run_copy import RunCopy
 from bonelib.storage import read_json
 
 MOUNT = Path("/content/drive")
-PLACE_VARIABLES = ("BONELIB_RUN", "BONELIB_DATA", "BONELIB_MIRROR")
 NO_TPU = "on Colab, choose Runtime > Change runtime type > T4 GPU: TPUs are not supported"
 
 try:
@@ -36,9 +35,9 @@ def settings(on_drive: bool = False, **form) -> Config:
     if _is_colab() and {"COLAB_TPU_ADDR", "TPU_NAME"} & set(os.environ):
         raise RunError(f"this runtime has a TPU; {NO_TPU}")
     # other values can be wrong without those that the run was given
-    places = {name: form.get(name) for name in ("run", "data", "mirror")}
-    env = {name: os.environ.get(name, "") for name in PLACE_VARIABLES}
-    cfg = _with_mirror(Config.load(env, **places), on_drive)
+    places = ("run", "data", "mirror")
+    given = {name: form.get(name) or os.environ.get(f"BONELIB_{name.upper()}") for name in places}
+    cfg = _with_mirror(Config.load({}, {}, **given), on_drive)
     with processes().main_process_first():
         _copy_back(cfg)
         cfg = _with_saved(cfg, form)

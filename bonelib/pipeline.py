@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from bonelib.training.loop import fit
 from bonelib.training.model import TrainedModel, load_model, model_folders
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Audited:
     """The audited table, audit.json's content, and the thumbnails of the readable rows.
 
@@ -146,17 +145,12 @@ def _earlier_audit(cfg: Config, table: pd.DataFrame) -> tuple[pd.DataFrame, dict
         old[texts] = old[texts].fillna("")
     except (OSError, ValueError, KeyError):
         return None
-    same = ["path", "label", "sha256"]
-    given = results.get("given_split", {}).get("setting", "ignore")
-    if (
-        given != cfg.given_split
-        or len(old) != len(table)
-        or not np.array_equal(old[same].to_numpy(str), table[same].to_numpy(str))
-    ):
-        return None
+    same = [rows[["path", "label", "sha256"]].to_numpy(str) for rows in (old, table)]
+    setting = results.get("given_split", {}).get("setting", "ignore")
     # patients are compared by who is the same person: the hashes differ with the salt
-    codes = [pd.factorize(column)[0] for column in (old["patient"], table["patient"])]
-    return (old, results) if np.array_equal(*codes) else None
+    codes = [pd.factorize(rows["patient"])[0] for rows in (old, table)]
+    is_same = np.array_equal(*same) and np.array_equal(*codes) and setting == cfg.given_split
+    return (old, results) if is_same else None
 
 
 def check_version(run: Path) -> None:

@@ -36,12 +36,10 @@ class RunCopy:
                 return False
         except FileNotFoundError:
             return False
-        has_checkpoint = not checkpoints or (self.here / "checkpoints" / "last").exists()
-        missing = []
-        for name in _units(self.there):
-            is_unwanted = has_checkpoint and "checkpoints" in name.parts
-            if not is_unwanted and not (self.here / name).exists():
-                missing.append(name)
+        names = _units(self.there)
+        if not checkpoints or (self.here / "checkpoints" / "last").exists():
+            names = [name for name in names if "checkpoints" not in name.parts]
+        missing = [name for name in names if not (self.here / name).exists()]
         for name in missing:
             _copy_unit(self.there / name, self.here / name)
         return bool(missing)

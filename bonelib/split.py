@@ -135,11 +135,10 @@ def _class_counts(splits: pd.DataFrame, class_names: tuple) -> tuple[np.ndarray,
 def _draws(out: pd.DataFrame, y: np.ndarray, cfg: Config) -> np.ndarray:
     """How often an epoch draws each row: once, or as often as RandomOverSampler picks it."""
     train = np.flatnonzero(out["split"] == "train")
-    picked = train
     if cfg.balance in ("oversample", "both"):
         sampler = RandomOverSampler(random_state=cfg.seed)
-        picked = sampler.fit_resample(train[:, None], y[train])[0][:, 0]
-    return np.bincount(picked, minlength=len(out))
+        train = sampler.fit_resample(train[:, None], y[train])[0][:, 0]
+    return np.bincount(train, minlength=len(out))
 
 
 def _check_groups(rows: pd.DataFrame, class_names: tuple, k: int) -> None:

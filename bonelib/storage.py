@@ -8,17 +8,11 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from bonelib.messages import RunError
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
 
 
 @contextlib.contextmanager
@@ -42,8 +36,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     loss of power is noticed, too.
     """
     temporary = path.with_name(f"{path.name}.incoming")
-    shutil.rmtree(temporary, ignore_errors=True)
     with _write_errors(path, temporary):
+        shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         yield temporary
         shutil.rmtree(path, ignore_errors=True)
@@ -59,7 +53,8 @@ def _write_errors(path: Path, temporary: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
         # torch and safetensors report a full disk as errors of their own
-        if isinstance(error, RunError) or not isinstance(error, WRITE_ERRORS):
+        of_writing = isinstance(error, OSError | RuntimeError | SafetensorError)
+        if isinstance(error, RunError) or not of_writing:
             raise
         raise RunError(
             f"{path} could not be written ({str(error).splitlines()[0]}); its earlier content is "
@@ -107,9 +102,7 @@ def stamp(path: Path) -> tuple[int, int]:
     return (info.st_size, info.st_mtime_ns)
 
 
-def parallel_map(
-    function: Callable[[Item], Result], items: Sequence[Item], progress: str = "", threads: int = 0
-) -> list[Result]:
+def parallel_map(function: Callable, items: Sequence, progress: str = "", threads: int = 0) -> list:
     """`function` of every item in order, on all cores: OpenCV, Pillow and NumPy release the GIL.
 
     progress: the name of a progress bar, shown after two seconds.
@@ -118,7 +111,7 @@ def parallel_map(
     # small items go to the threads in blocks, which costs less than one by one
     size = max(1, min(64, len(items) // (8 * count)))
 
-    def block(start: int) -> list[Result]:
+    def block(start: int) -> list:
         return [function(item) for item in items[start : start + size]]
 
     with ThreadPoolExecutor(count) as pool:

@@ -8,12 +8,11 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
@@ -62,7 +61,7 @@ def answer_archive(
     starts = range(0, len(paths), part)
     parts = {out.with_name(f"part-{i // part:05}.csv"): paths[i : i + part] for i in starts}
     mine = list(parts)[state.process_index :: state.num_processes]
-    missing = [file for file in mine if not _is_complete(file, parts[file])]
+    missing = [file for file in mine if _read_part(file, parts[file]) is None]
     files = (root / path for file in missing for path in parts[file])
     decoded = _decode_ahead(files, models[0].meta["image_size"], part)
     for file in tqdm(missing, "predict", unit="part", delay=2, disable=not state.is_main_process):
@@ -78,9 +77,7 @@ def answer_archive(
     return out
 
 
-def _archive_key(
-    options: list[object], models: list[TrainedModel], root: Path, paths: Sequence[str]
-) -> str:
+def _archive_key(options, models, root, paths) -> str:
     """A hash of everything that the predictions depend on."""
     known = [answers.models_digest(models), *(model.meta for model in models), str(root.resolve())]
     digest = hashlib.sha256(json.dumps([images.DECODING_VERSION, options, known]).encode())
@@ -89,9 +86,7 @@ def _archive_key(
     return digest.hexdigest()[:12]
 
 
-def _decode_ahead(
-    files: Iterator[Path], size: int, count: int
-) -> Iterator[tuple[np.ndarray | None, str]]:
+def _decode_ahead(files, size, count):
     """`read_for_model` of each file; `count` files are decoded while the model works."""
     cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     with ThreadPoolExecutor(max(1, cores)) as pool:
@@ -102,24 +97,22 @@ def _decode_ahead(
             waiting.extend(islice(submitted, 1))
 
 
-def _is_complete(file: Path, paths: Sequence[str]) -> bool:
+def _read_part(file: Path, paths: Sequence[str]) -> pd.DataFrame | None:
+    """A part as texts; None if it is absent, incomplete, or of other files."""
     try:
         table = pd.read_csv(file, dtype=str, keep_default_na=False)
-        return list(table["path"]) == list(paths)
+        return table if table["path"].tolist() == list(paths) else None
     except (OSError, ValueError, KeyError):
-        return False
+        return None
 
 
 def _merge(parts: dict[Path, Sequence[str]], out: Path) -> None:
-    """Copy all parts, each when it is complete, to one table, line by line."""
+    """Write all parts, each when it is complete, to one table."""
     with atomic_file(out) as temporary, temporary.open("wb") as merged:
-        for number, (file, paths) in enumerate(parts.items()):
-            while not _is_complete(file, paths):
+        for file, paths in parts.items():
+            while (table := _read_part(file, paths)) is None:
                 time.sleep(POLL_INTERVAL)
-            with file.open("rb") as lines:
-                header = lines.readline()
-                merged.writelines([header] if number == 0 else [])
-                merged.writelines(lines)
+            table.to_csv(merged, header=merged.tell() == 0, index=False)
     # left behind by processes that were killed
     for leftover in out.parent.glob("*.part.csv"):
         leftover.unlink(missing_ok=True)

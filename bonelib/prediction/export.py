@@ -50,9 +50,7 @@ def to_onnx(models: list[TrainedModel], images: np.ndarray, path: Path) -> float
         import onnxruntime
         import onnxscript  # noqa: F401  torch needs it
     except ImportError as error:
-        raise RunError(
-            f"{error.name} is missing: pip install onnx onnxruntime onnxscript"
-        ) from error
+        raise RunError(f"no {error.name}: pip install onnx onnxruntime onnxscript") from error
     if not len(images):
         raise RunError("no image to compare the exported model on: give at least one")
     # a GPU computes with fewer digits

@@ -11,8 +11,6 @@ from accelerate.state import AcceleratorState
 
 from bonelib.config import Config
 
-HALF_PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
-
 
 def processes() -> PartialState:
     """This process among those that torchrun has started.
@@ -60,7 +58,7 @@ def precision(cfg: Config, device: torch.device, training: bool = False) -> str:
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     """A context that computes in `precision`; "no" is 32 bits."""
-    dtype = HALF_PRECISIONS.get(precision)
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision)
     return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 

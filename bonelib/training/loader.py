@@ -3,7 +3,6 @@
 import mmap
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import albumentations as A
 import cv2
@@ -27,13 +26,9 @@ class Draws(Sampler[list[Draw]]):
     from a batch of one. Set `epoch` before each epoch.
     """
 
-    def __init__(
-        self, draws: np.ndarray, batch_size: int, seed: int, rank: int = 0, world: int = 1
-    ) -> None:
+    def __init__(self, draws, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
         if batch_size % world:
-            raise ConfigError(
-                f"batch_size = {batch_size}: expected a multiple of {world} processes"
-            )
+            raise ConfigError(f"batch_size {batch_size}: expected a multiple of {world} processes")
         self.rows = np.repeat(np.arange(len(draws)), draws)
         self.repeats = np.concatenate([np.arange(count) for count in draws])
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
@@ -52,9 +47,7 @@ class Draws(Sampler[list[Draw]]):
 class AugmentedBatches(Dataset):
     """A batch for each list of draws: augmented images (B, 1, S, S) uint8, labels (B,) int64."""
 
-    def __init__(
-        self, images: np.ndarray, labels: np.ndarray, policy: A.Compose, seed: int
-    ) -> None:
+    def __init__(self, images, labels, policy: A.Compose, seed: int) -> None:
         self.images, self.labels, self.policy, self.seed = images, labels, policy, seed
 
     def __getitem__(self, draws: Sequence[Draw]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -69,9 +62,8 @@ class AugmentedBatches(Dataset):
 
     def __getstate__(self) -> dict:
         """Where loader processes are spawned, each opens a memory map's file instead of a copy."""
-        images: Any = self.images
-        is_file = isinstance(images.base, mmap.mmap)
-        return self.__dict__ | {"images": images.filename if is_file else images}
+        is_file = isinstance(self.images.base, mmap.mmap)
+        return self.__dict__ | {"images": self.images.filename if is_file else self.images}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__ = state

@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import safetensors.torch
 import timm
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_model as load_tensors
-from safetensors.torch import save_model as save_tensors
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -89,9 +87,8 @@ def build(cfg: Config, class_count: int) -> Net:
             "timm's .safetensors file of this model (BONELIB_WEIGHTS=path), or train from random "
             "weights (BONELIB_PRETRAINED=0), which needs far more images"
         ) from error
-    head = backbone.get_classifier()
     # some of timm's heads start at large logits: start at chance
-    if isinstance(head, nn.Linear):
+    if isinstance(head := backbone.get_classifier(), nn.Linear):
         nn.init.normal_(head.weight, std=0.01)
         nn.init.zeros_(head.bias)
     known = backbone.pretrained_cfg
@@ -107,13 +104,11 @@ def describe_weights(cfg: Config) -> str:
 def save_model(net: Net, folder: Path, cfg: Config, class_names: tuple, **facts) -> None:
     """Write `model.safetensors` and `config.json`, all that prediction needs, and `facts`."""
     meta: dict = {"class_names": class_names, "temperature": 1.0}
-    for name in ("backbone", "backbone_args", "image_size"):
-        meta[name] = getattr(cfg, name)
-    for name in ("mean", "std"):
-        meta[name] = (getattr(net, name) / 255).flatten().tolist()
+    meta |= {name: getattr(cfg, name) for name in ("backbone", "backbone_args", "image_size")}
+    meta |= {"mean": (net.mean / 255).flatten().tolist(), "std": (net.std / 255).flatten().tolist()}
     meta["versions"] = {"torch": torch.__version__, "timm": timm.__version__}
     with atomic_folder(folder) as temporary:
-        save_tensors(net, str(temporary / "model.safetensors"))
+        safetensors.torch.save_model(net, str(temporary / "model.safetensors"))
         write_json(temporary / "config.json", meta | facts)
 
 
@@ -124,8 +119,9 @@ def load_model(folder: Path) -> TrainedModel:
         _check_backbone(meta["backbone"], meta["backbone_args"])
         arguments = meta["backbone_args"] | {"num_classes": len(meta["class_names"])}
         net = Net(timm.create_model(meta["backbone"], **arguments), meta["mean"], meta["std"])
-        load_tensors(net, folder / "model.safetensors")
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        safetensors.torch.load_model(net, folder / "model.safetensors")
+    # a damaged or foreign file raises many types
+    except Exception as error:
         raise RunError(
             f"{folder} holds no complete model of this version: run 03_train first ({error!r})"
         ) from error
@@ -158,7 +154,7 @@ def _create_backbone(cfg: Config, class_count: int):
         raise ValueError("pickles are not read")
     file = {"file": cfg.weights}
     backbone = timm.create_model(cfg.backbone, True, pretrained_cfg_overlay=file, **arguments)
-    with safe_open(cfg.weights, framework="pt") as tensors:
+    with safetensors.safe_open(cfg.weights, framework="pt") as tensors:
         missing = sorted(_body(backbone).keys() - set(tensors.keys()))
     if missing:
         raise ValueError(f"{len(missing)} tensors are missing, the first is {missing[0]}")
