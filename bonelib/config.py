@@ -23,8 +23,8 @@ VIEWS = (
     *("identity", "mirror", "rotate -6", "rotate +6", "mirror rotate -6", "mirror rotate +6"),
     *("zoom 0.94", "zoom 1.06", "mirror zoom 0.94", "mirror zoom 1.06"),
 )
-Augmentations = Annotated[tuple[Literal[AUGMENTATIONS], ...], parsing.Commas]  # type: ignore[valid-type]
-Views = Annotated[tuple[Literal[VIEWS], ...], parsing.Commas]  # type: ignore[valid-type]
+Augmentations = Annotated[tuple[Literal[AUGMENTATIONS], ...], parsing.Commas]  # type: ignore
+Views = Annotated[tuple[Literal[VIEWS], ...], parsing.Commas]  # type: ignore
 
 # Settings that belong to a machine or a moment, not to a run.
 NOT_SAVED = ("run", "images", "mirror", "cache", "smoke")
@@ -50,7 +50,7 @@ class Config:
     metadata: parsing.Place = ""
     # finds the patient in a file name or path, e.g. ^(\d+)_; "none": no patient is guessed
     patient_regex: str = ""
-    # "use": the folder test is the test set; "ignore": the data are split anew
+    # "use": the folder test is the test set; "ignore": all images are split
     given_split: Literal["ignore", "use"] = "ignore"
 
     # share of all groups in the test set; the validation set is as large

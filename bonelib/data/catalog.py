@@ -107,9 +107,8 @@ def usable(table: pd.DataFrame) -> pd.Series:
     return (table["status"] == "ok") & ~has_issue(table, *SET_ASIDE)
 
 
-def _check_labels(
-    found: pd.DataFrame, skipped: list[str], place: Path, cfg: Config, findings: list[Finding]
-) -> None:
+def _check_labels(found: pd.DataFrame, skipped: list, place: Path, cfg: Config, findings: list):
+    """Raise DataError if a class is unclear, or fewer than two are there; note missing ones."""
     names = ", ".join(cfg.class_names)
     unclear = found[found["label"].isna()]
     if len(unclear):

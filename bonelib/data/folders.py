@@ -76,9 +76,7 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES if path.suffix else is_dicom(path)
 
 
-def from_folders(
-    root: Path, cfg: Config, findings: list[Finding]
-) -> tuple[pd.DataFrame, list[str]]:
+def from_folders(root: Path, cfg: Config, findings: list) -> tuple[pd.DataFrame, list[str]]:
     """`path`, `label`, `named` (its folder) and `given_split`, if any; and skipped files."""
     files = [folder / name for folder, _, names in walk(root) for name in names]
     paths = sorted(file.relative_to(root) for file in files)

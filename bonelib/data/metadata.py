@@ -58,9 +58,7 @@ def hash_patient(patient: str, salt: bytes) -> str:
     return hashlib.blake2b(name, key=salt, digest_size=8).hexdigest() if name else ""
 
 
-def join(
-    table: pd.DataFrame, own: pd.DataFrame, root: Path, cfg: Config, findings: list[Finding]
-) -> tuple[pd.DataFrame, list[str]]:
+def join(table: pd.DataFrame, own: pd.DataFrame, root: Path, cfg: Config, findings: list) -> tuple:
     """The table with `patient` hashed, and the columns of `own` and of the metadata added.
 
     Second, what is only in the metadata or only among the images. A patient is what
@@ -100,14 +98,13 @@ def metadata_columns(table: pd.DataFrame) -> tuple[list[str], list[str]]:
     return [c for c in columns if c not in defining], defining
 
 
-def _metadata(
-    paths: pd.Series, root: Path, cfg: Config, findings: list[Finding]
-) -> tuple[pd.DataFrame, list[str]]:
+def _metadata(paths, root: Path, cfg: Config, findings) -> tuple[pd.DataFrame, list[str]]:
     """The rows of the metadata in the order of `paths`, and what is on one side only."""
     tables = sorted(path for path in root.glob("*.*") if path.suffix.lower() in TABLE_SUFFIXES)
-    named = [path for path in tables if path.stem == "metadata"]
+    named = [path for path in tables if path.stem.casefold() == "metadata"]
     source = Path(cfg.metadata) if cfg.metadata else next(iter(named), None)
-    unused = [path.name for path in tables if path not in (source, root / Path(cfg.data).name)]
+    used = [Path(path).resolve() for path in (cfg.data, source or cfg.data)]
+    unused = [path.name for path in tables if path.resolve() not in used]
     if unused:
         text = f"Tables beside the images are not used: {', '.join(unused)}. One of them can be"
         findings.append(Finding("note", f"{text} data (labels) or metadata (BONELIB_METADATA)."))
@@ -137,11 +134,9 @@ def _match(extra: pd.DataFrame, paths: pd.Series) -> tuple[str, pd.Series, pd.Se
     files = paths.map(PurePosixPath)
     forms = [paths, files.map(lambda file: file.name), files.map(lambda file: file.stem)]
     written = [(column, extra[column].fillna("")) for column in extra]
-    # paths of other folders, and of Windows
-    written += [
-        (column, texts.str.split(r"[/\\]", regex=True).str[-1]) for column, texts in written
-    ]
-    matches = [(column, texts, form) for column, texts in written for form in forms]
+    # the ends of paths of other computers
+    written += [(name, keys.str.split(r"[/\\]", regex=True).str[-1]) for name, keys in written]
+    matches = [(name, keys, form) for name, keys in written for form in forms]
     matches += [(name, keys.str.casefold(), form.str.casefold()) for name, keys, form in matches]
     hits = [form[form.isin(keys)].nunique() for _, keys, form in matches]
     if not any(hits):

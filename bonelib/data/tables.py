@@ -62,11 +62,9 @@ def read_table(path: Path, findings: list[Finding]) -> pd.DataFrame:
     table = table.rename(columns=lambda column: str(column).strip())
     table = table.apply(lambda values: values.astype(object).str.strip())
     filled = table.replace("", np.nan).dropna(how="all")
-    unnamed = [c for c in filled if c.startswith("Unnamed: ") and filled[c].isna().all()]
-    if len(filled) < len(table):
-        text = f"{path.name}: {len(table) - len(filled):,} empty rows are ignored."
-        findings.append(Finding("note", text))
-    return filled.drop(columns=unnamed)
+    if empty := len(table) - len(filled):
+        findings.append(Finding("note", f"{path.name}: {empty:,} empty rows are ignored."))
+    return filled.drop(columns=[c for c in filled if c[:8] == "Unnamed:" and not filled[c].any()])
 
 
 def from_table(path: Path, cfg: Config, findings: list[Finding]) -> pd.DataFrame:
@@ -116,9 +114,8 @@ def _read_text(path: Path) -> pd.DataFrame:
     separators = [separator for separator in ",;\t" if separator in head]
     if len(separators) > 1:
         raise ValueError(f"the first line has several separators: {head!r}")
-    return pd.read_csv(
-        StringIO(text), sep="".join(separators) or ",", dtype=str, skip_blank_lines=False
-    )
+    separator = "".join(separators) or ","
+    return pd.read_csv(StringIO(text), sep=separator, dtype=str, skip_blank_lines=False)
 
 
 def _column(path: Path, table: pd.DataFrame, name: str, pattern: re.Pattern) -> str:
