@@ -13,7 +13,7 @@ import pandas as pd
 
 from bonelib.config import Config
 from bonelib.data.patients import patients_of_layout, without_placeholders
-from bonelib.data.tables import TABLE_SUFFIXES, plain_name, read_table
+from bonelib.data.tables import TABLE_SUFFIXES, match_rows, plain_name, read_table
 from bonelib.messages import DataError, Finding
 
 CATALOG_COLUMNS = [
@@ -110,38 +110,7 @@ def _metadata(paths, root: Path, cfg: Config, findings) -> tuple[pd.DataFrame, l
         findings.append(Finding("note", f"{text} data (labels) or metadata (BONELIB_METADATA)."))
     if not source:
         return pd.DataFrame(index=paths.index), []
-    extra = read_table(source, findings).drop_duplicates()
-    column, keys, names = _match(extra, paths)
-    known, named = keys[keys.isin(names)], names[names.isin(keys)]
-    repeated = [*known[known.duplicated()], *named[named.duplicated()]]
-    if repeated:
-        raise DataError(
-            f"{source}: {repeated[0]!r} in the column {column!r} is the name of several rows or "
-            "images; name each image by its path"
-        )
-    # As a spreadsheet counts, with the head first.
-    unmatched = [f"{source.name}: row {i + 2}" for i in extra.index.difference(known.index)]
-    unmatched += [f"image: {path}" for path in paths.drop(named.index)]
-    rows = extra.loc[known.index].set_index(known).drop(columns=column)
-    return rows.reindex(names).reset_index(drop=True), unmatched
-
-
-def _match(extra: pd.DataFrame, paths: pd.Series) -> tuple[str, pd.Series, pd.Series]:
-    """The column that names most images by path, name or stem; its values; the images' names.
-
-    The case of letters counts, unless more images are found without it.
-    """
-    files = paths.map(PurePosixPath)
-    forms = [paths, files.map(lambda file: file.name), files.map(lambda file: file.stem)]
-    written = [(column, extra[column].fillna("")) for column in extra]
-    # the ends of paths of other computers
-    written += [(name, keys.str.split(r"[/\\]", regex=True).str[-1]) for name, keys in written]
-    matches = [(name, keys, form) for name, keys in written for form in forms]
-    matches += [(name, keys.str.casefold(), form.str.casefold()) for name, keys, form in matches]
-    hits = [form[form.isin(keys)].nunique() for _, keys, form in matches]
-    if not any(hits):
-        raise DataError(f"metadata: none of the columns {list(extra)} names the images")
-    return matches[int(np.argmax(hits))]
+    return match_rows(source, read_table(source, findings).drop_duplicates(), paths)
 
 
 def _patients_in_names(paths: pd.Series, pattern: str) -> pd.Series:

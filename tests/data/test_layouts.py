@@ -338,7 +338,7 @@ def test_names_of_other_systems_without_folder_or_suffix_are_found(tmp_path, nam
 def test_name_of_several_images_is_an_error_with_row_and_paths(tmp_path):
     image_folder(tmp_path / "data", "other/Normal.png")
     text = csv(image=["Osteopenia", "Normal"], label=["Osteopenia", "Normal"])
-    with pytest.raises(DataError, match=r"row 3.*Normal/Normal\.png.*other/Normal\.png"):
+    with pytest.raises(DataError, match=r"rows \[3\].*Normal/Normal\.png.*other/Normal\.png"):
         table_catalog(tmp_path, text.encode())
 
 
