@@ -91,8 +91,9 @@ def from_folders(root: Path, cfg: Config, findings: list) -> tuple[pd.DataFrame,
         for path in sorted({*paths} - {*found})
         if labels[path.parent][0] or (root / path).is_dir()
     ]
-    rows = [(path.as_posix(), *labels[path.parent]) for path in images]
-    table = pd.DataFrame(rows, columns=["path", "label", "named"], dtype=str)
+    table = pd.DataFrame({"path": [path.as_posix() for path in images]}, dtype=str)
+    table["label"] = [labels[path.parent][0] for path in images]
+    table["named"] = [labels[path.parent][1] for path in images]
     differing = table[table["label"].notna() & (table["named"] != "")]
     if len(differing):
         path, label, named = differing.iloc[0]

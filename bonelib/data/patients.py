@@ -11,7 +11,7 @@ from bonelib.messages import Finding
 
 # What is written where no patient is known.
 PLACEHOLDER = re.compile(
-    r"(?i)[\W_]*|0+|x+|n/?a|nan|nil|none|null|unk(nown)?|missing|anon(ym\w*)?|not \w+|no (id|name)"
+    r"(?i)[\W_]*|0+|xx+|n/?a|nan|nil|none|null|unk(nown)?|missing|anon(ym\w*)?|not \w+|no (id|name)"
 )
 # The patient at the start of file names: 2144657_study1_1.jpg, OP130_2.png, patient-7_left.png.
 PATIENT_NAME = r"(?i)^(\d{4,}|[a-z]{1,8}[_-]?\d{3,}|(?:patient|pat|subject|sub|case|p)[_-]?\d+)[_-]"

@@ -58,7 +58,7 @@ def read_table(path: Path, findings: list[Finding]) -> pd.DataFrame:
         raise DataError(f"{path}: rows have more values than the first line has column names")
     table = table.rename(columns=lambda column: str(column).strip())
     table = table.apply(lambda values: values.astype(object).str.strip())
-    filled = table.replace("", np.nan).dropna(how="all")
+    filled = table[table.fillna("").ne("").any(axis=1)]
     if empty := len(table) - len(filled):
         findings.append(Finding("note", f"{path.name}: {empty:,} empty rows are ignored."))
     return filled.drop(columns=[c for c in filled if c[:8] == "Unnamed:" and not filled[c].any()])
@@ -155,7 +155,8 @@ def _read_text(path: Path) -> pd.DataFrame:
     if len(separators) > 1:
         raise ValueError(f"the first line has several separators: {head!r}")
     separator = "".join(separators) or ","
-    return pd.read_csv(StringIO(text), sep=separator, dtype=str, skip_blank_lines=False)
+    options = {"skip_blank_lines": False, "skipinitialspace": True}
+    return pd.read_csv(StringIO(text), sep=separator, dtype=str, **options)
 
 
 def _check_rows(path: Path, values: pd.Series, wrong: pd.Series, expected: str) -> None:
