@@ -50,7 +50,7 @@ class Config:
     metadata: parsing.Place = ""
     # finds the patient in a file name or path, e.g. ^(\d+)_; "none": no patient is guessed
     patient_regex: str = ""
-    # "use": the folder test is the test set; "ignore": the data are split anew
+    # "use": the folder test is the test set; "ignore": all images are split
     given_split: Literal["ignore", "use"] = "ignore"
 
     # share of all groups in the test set; the validation set is as large

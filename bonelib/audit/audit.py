@@ -24,7 +24,7 @@ def audit(catalog: Catalog, cfg: Config) -> tuple[pd.DataFrame, dict]:
     named = copies.copies_by_name(rows["path"].tolist())
     links = list(zip(pairs["a"], pairs["b"], strict=True))
     rows["group"] = _groups(rows, links + [(a, b) for a, b, _ in named])
-    rows, given, findings = layout.given_split(rows, cfg)
+    given, findings = layout.given_split(rows, cfg)
     clusters = _clusters(rows, pairs)
     rows["issues"] = _issues(rows, catalog, clusters)
     table = catalog.table.drop(columns="coloured").assign(issues="unreadable", group="")

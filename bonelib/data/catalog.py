@@ -43,10 +43,11 @@ def load_catalog(cfg: Config) -> Catalog:
     """The catalog of `cfg.data`; DataError if a class is unclear, or fewer than two readable."""
     findings: list[Finding] = []
     skipped: list[str] = []
+    left_over: list[str] = []
     place = locate(cfg)
     root = place.parent if place.is_file() else place
     if place.is_file():
-        found = tables.from_table(place, cfg, findings)
+        found, left_over = tables.from_table(place, cfg, findings)
     else:
         found, skipped = folders.from_folders(place, cfg, findings)
     _check_labels(found, skipped, place, cfg, findings)
@@ -63,7 +64,7 @@ def load_catalog(cfg: Config) -> Catalog:
     _check_t_scores(table, findings)
     findings += patients.crowded_patients(table)
     thumbnails = images if readable.all() else images[readable.to_numpy()]
-    return Catalog(table, thumbnails, root, skipped, unmatched, findings)
+    return Catalog(table, thumbnails, root, skipped, left_over + unmatched, findings)
 
 
 def locate(cfg: Config) -> Path:
@@ -107,9 +108,8 @@ def usable(table: pd.DataFrame) -> pd.Series:
     return (table["status"] == "ok") & ~has_issue(table, *SET_ASIDE)
 
 
-def _check_labels(
-    found: pd.DataFrame, skipped: list[str], place: Path, cfg: Config, findings: list[Finding]
-) -> None:
+def _check_labels(found: pd.DataFrame, skipped: list, place: Path, cfg: Config, findings: list):
+    """Raise DataError if a class is unclear, or fewer than two are there; note missing ones."""
     names = ", ".join(cfg.class_names)
     unclear = found[found["label"].isna()]
     if len(unclear):

@@ -76,9 +76,7 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES if path.suffix else is_dicom(path)
 
 
-def from_folders(
-    root: Path, cfg: Config, findings: list[Finding]
-) -> tuple[pd.DataFrame, list[str]]:
+def from_folders(root: Path, cfg: Config, findings: list) -> tuple[pd.DataFrame, list[str]]:
     """`path`, `label`, `named` (its folder) and `given_split`, if any; and skipped files."""
     files = [folder / name for folder, _, names in walk(root) for name in names]
     paths = sorted(file.relative_to(root) for file in files)
@@ -93,8 +91,9 @@ def from_folders(
         for path in sorted({*paths} - {*found})
         if labels[path.parent][0] or (root / path).is_dir()
     ]
-    rows = [(path.as_posix(), *labels[path.parent]) for path in images]
-    table = pd.DataFrame(rows, columns=["path", "label", "named"], dtype=str)
+    table = pd.DataFrame({"path": [path.as_posix() for path in images]}, dtype=str)
+    table["label"] = [labels[path.parent][0] for path in images]
+    table["named"] = [labels[path.parent][1] for path in images]
     differing = table[table["label"].notna() & (table["named"] != "")]
     if len(differing):
         path, label, named = differing.iloc[0]

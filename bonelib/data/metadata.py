@@ -13,7 +13,7 @@ import pandas as pd
 
 from bonelib.config import Config
 from bonelib.data.patients import patients_of_layout, without_placeholders
-from bonelib.data.tables import TABLE_SUFFIXES, plain_name, read_table
+from bonelib.data.tables import TABLE_SUFFIXES, match_rows, plain_name, read_table
 from bonelib.messages import DataError, Finding
 
 CATALOG_COLUMNS = [
@@ -58,9 +58,7 @@ def hash_patient(patient: str, salt: bytes) -> str:
     return hashlib.blake2b(name, key=salt, digest_size=8).hexdigest() if name else ""
 
 
-def join(
-    table: pd.DataFrame, own: pd.DataFrame, root: Path, cfg: Config, findings: list[Finding]
-) -> tuple[pd.DataFrame, list[str]]:
+def join(table: pd.DataFrame, own: pd.DataFrame, root: Path, cfg: Config, findings: list) -> tuple:
     """The table with `patient` hashed, and the columns of `own` and of the metadata added.
 
     Second, what is only in the metadata or only among the images. A patient is what
@@ -100,53 +98,19 @@ def metadata_columns(table: pd.DataFrame) -> tuple[list[str], list[str]]:
     return [c for c in columns if c not in defining], defining
 
 
-def _metadata(
-    paths: pd.Series, root: Path, cfg: Config, findings: list[Finding]
-) -> tuple[pd.DataFrame, list[str]]:
+def _metadata(paths, root: Path, cfg: Config, findings) -> tuple[pd.DataFrame, list[str]]:
     """The rows of the metadata in the order of `paths`, and what is on one side only."""
     tables = sorted(path for path in root.glob("*.*") if path.suffix.lower() in TABLE_SUFFIXES)
-    named = [path for path in tables if path.stem == "metadata"]
+    named = [path for path in tables if path.stem.casefold() == "metadata"]
     source = Path(cfg.metadata) if cfg.metadata else next(iter(named), None)
-    unused = [path.name for path in tables if path not in (source, root / Path(cfg.data).name)]
+    used = [Path(path).resolve() for path in (cfg.data, source or cfg.data)]
+    unused = [path.name for path in tables if path.resolve() not in used]
     if unused:
         text = f"Tables beside the images are not used: {', '.join(unused)}. One of them can be"
         findings.append(Finding("note", f"{text} data (labels) or metadata (BONELIB_METADATA)."))
     if not source:
         return pd.DataFrame(index=paths.index), []
-    extra = read_table(source, findings).drop_duplicates()
-    column, keys, names = _match(extra, paths)
-    known, named = keys[keys.isin(names)], names[names.isin(keys)]
-    repeated = [*known[known.duplicated()], *named[named.duplicated()]]
-    if repeated:
-        raise DataError(
-            f"{source}: {repeated[0]!r} in the column {column!r} is the name of several rows or "
-            "images; name each image by its path"
-        )
-    # As a spreadsheet counts, with the head first.
-    unmatched = [f"{source.name}: row {i + 2}" for i in extra.index.difference(known.index)]
-    unmatched += [f"image: {path}" for path in paths.drop(named.index)]
-    rows = extra.loc[known.index].set_index(known).drop(columns=column)
-    return rows.reindex(names).reset_index(drop=True), unmatched
-
-
-def _match(extra: pd.DataFrame, paths: pd.Series) -> tuple[str, pd.Series, pd.Series]:
-    """The column that names most images by path, name or stem; its values; the images' names.
-
-    The case of letters counts, unless more images are found without it.
-    """
-    files = paths.map(PurePosixPath)
-    forms = [paths, files.map(lambda file: file.name), files.map(lambda file: file.stem)]
-    written = [(column, extra[column].fillna("")) for column in extra]
-    # paths of other folders, and of Windows
-    written += [
-        (column, texts.str.split(r"[/\\]", regex=True).str[-1]) for column, texts in written
-    ]
-    matches = [(column, texts, form) for column, texts in written for form in forms]
-    matches += [(name, keys.str.casefold(), form.str.casefold()) for name, keys, form in matches]
-    hits = [form[form.isin(keys)].nunique() for _, keys, form in matches]
-    if not any(hits):
-        raise DataError(f"metadata: none of the columns {list(extra)} names the images")
-    return matches[int(np.argmax(hits))]
+    return match_rows(source, read_table(source, findings).drop_duplicates(), paths)
 
 
 def _patients_in_names(paths: pd.Series, pattern: str) -> pd.Series:

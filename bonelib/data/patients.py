@@ -11,7 +11,7 @@ from bonelib.messages import Finding
 
 # What is written where no patient is known.
 PLACEHOLDER = re.compile(
-    r"(?i)[\W_]*|0+|x+|n/?a|nan|nil|none|null|unk(nown)?|missing|anon(ym\w*)?|not \w+|no (id|name)"
+    r"(?i)[\W_]*|0+|xx+|n/?a|nan|nil|none|null|unk(nown)?|missing|anon(ym\w*)?|not \w+|no (id|name)"
 )
 # The patient at the start of file names: 2144657_study1_1.jpg, OP130_2.png, patient-7_left.png.
 PATIENT_NAME = r"(?i)^(\d{4,}|[a-z]{1,8}[_-]?\d{3,}|(?:patient|pat|subject|sub|case|p)[_-]?\d+)[_-]"
@@ -28,29 +28,39 @@ def without_placeholders(names: pd.Series) -> pd.Series:
     return names.mask(unknown & ~((names == "0") & (names == "1").any()), "")
 
 
-def patients_of_layout(paths: pd.Series, cfg: Config, findings: list[Finding]) -> pd.Series:
+def patients_of_layout(paths: pd.Series, cfg: Config, findings: list) -> pd.Series:
     """The patients that folders or file names seem to give; empty if they do not look like it.
 
     A group too many costs little, a patient in two splits makes the results worthless.
     """
     files = paths.map(PurePosixPath)
-    folders = files.map(lambda file: [n for n in file.parts[:-1] if not _is_known(n, cfg)])
-    levels = [folders.map(lambda names, i=i: "".join(names[i : i + 1])) for i in range(9)]
+    names = {name for file in files for name in file.parts[:-1]}
+    known = {name for name in names if class_of(name, cfg.class_names, cfg.classes)}
+    known |= {name for name in names if GIVEN_SPLIT.fullmatch(name)}
+
+    def folder(file: PurePosixPath, level: int) -> str:
+        places = [i for i, name in enumerate(file.parts[:-1]) if name not in known][level:]
+        name = file.parts[places[0]] if places else ""
+        # short numbers may start again in each class
+        is_short = re.fullmatch(r"\d{1,3}", name)
+        return "/".join(file.parts[: places[0] + 1]) if is_short else name
+
+    levels = [files.map(lambda file, level=level: folder(file, level)) for level in range(4)]
     starts = files.map(lambda file: "".join(re.findall(PATIENT_NAME, file.name)[:1]))
-    for patients, what in [*((level, "folders") for level in levels), (starts, "file names")]:
-        # short numbers may begin anew in each class
-        is_short = patients.str.fullmatch(r"\d{1,3}")
-        patients = patients.mask(is_short, files.map(lambda file: str(file.parent)))
+    numbers = files.map(lambda file: str(file.parent)) + starts
+    # numbers that no folder has twice are those of images, from 1 on in each class
+    if not numbers[starts != ""].duplicated().any():
+        starts[:] = ""
+    for patients, share in [*((level, 1) for level in levels), (starts, 0.9)]:
         images = patients[patients != ""]
-        count = images.nunique()
-        most = 0.9 * len(images) if what == "file names" else len(images) - 1
-        if len(images) >= max(MIN_IMAGES, len(paths) / 2) and (
-            max(MIN_PATIENTS, len(images) / MOST_EACH) <= count <= most
+        count, size = images.nunique(), len(images)
+        if size >= max(MIN_IMAGES, len(paths) / 2) and (
+            max(MIN_PATIENTS, size / MOST_EACH) <= count < share * size
         ):
-            text = f"No patients are given, but the {what} look like patients, e.g. that of "
-            text += f"{paths[images.index[0]]!r}: {len(images):,} of {len(paths):,} images are "
-            text += f"grouped as {count:,} patients. patient_regex = none "
-            findings.append(Finding("note", f"{text}(BONELIB_PATIENT_REGEX) turns this off."))
+            text = "No patients are given, but folders or file names look like them, e.g. in "
+            text += f"{paths[images.index[0]]!r}: {size:,} of {len(paths):,} images are grouped "
+            text += f"as {count:,} patients. patient_regex = none (BONELIB_PATIENT_REGEX) turns "
+            findings.append(Finding("note", f"{text}this off."))
             return patients
     return pd.Series("", paths.index)
 
@@ -58,18 +68,12 @@ def patients_of_layout(paths: pd.Series, cfg: Config, findings: list[Finding]) -
 def crowded_patients(table: pd.DataFrame) -> list[Finding]:
     """A warning if patients have more than a tenth of all images, or images of every class."""
     patients = table[table["patient"] != ""].groupby("patient")
-    many = patients["label"].transform("size") > max(MIN_IMAGES - 1, 0.1 * len(table))
-    classes = table["label"].nunique()
-    everywhere = patients["label"].transform("nunique") == max(classes, 3)
-    crowded = table.loc[many.index[many | everywhere]]
+    sizes, classes = patients.size(), patients["label"].nunique()
+    is_large = sizes > max(MIN_IMAGES - 1, 0.1 * len(table))
+    crowded = sizes[is_large | (classes == max(3, table["label"].nunique()))]
     if crowded.empty:
         return []
-    text = f"{crowded['patient'].nunique():,} patients have more than a tenth of all images or "
-    text += f"images of every class, e.g. that of {crowded['path'].iloc[0]!r}: "
-    text += f"{len(crowded):,} images in all. Each stays in one split; check the patient ids."
-    return [Finding("warning", text)]
-
-
-def _is_known(folder: str, cfg: Config) -> bool:
-    """Whether a folder's name is about the class or the given split."""
-    return bool(class_of(folder, cfg.class_names, cfg.classes) or GIVEN_SPLIT.fullmatch(folder))
+    example = table["path"][table["patient"] == crowded.index[0]].iloc[0]
+    text = f"{len(crowded):,} patients have more than a tenth of all images or images of every "
+    text += f"class, e.g. that of {example!r}: {crowded.sum():,} images in all. Each stays in one "
+    return [Finding("warning", f"{text}split: check the patient ids.")]

@@ -1,8 +1,6 @@
 """Tables as people save them: read as texts, and their rows matched to images."""
 
-import os
 import re
-from collections import defaultdict
 from io import StringIO
 from pathlib import Path, PurePosixPath
 
@@ -10,13 +8,12 @@ import numpy as np
 import pandas as pd
 
 from bonelib.config import CLASSES, Config
-from bonelib.data.folders import GIVEN_SPLIT, IMAGE_SUFFIXES, class_of, walk
+from bonelib.data.folders import GIVEN_SPLIT, class_of, is_image, walk
 from bonelib.messages import DataError, Finding
 
 EXCEL_SUFFIXES = {".xlsx", ".xlsm", ".xls"}
 TABLE_SUFFIXES = {".csv", ".tsv", *EXCEL_SUFFIXES}
 # Names of columns, as `plain_name` writes them.
-PATH_COLUMN = re.compile(r"path|(image|img|file)s?(_?(path|name|id))?")
 LABEL_COLUMN = re.compile(r"labels?|class(es|_?name)?|diagnos[ie]s|dx|category|target|grade")
 T_SCORE_COLUMN = re.compile(r"(.+_)?t_?scores?(_.+)?")
 SPLIT_COLUMN = re.compile(r"(given_)?split|subset|partition")
@@ -61,48 +58,89 @@ def read_table(path: Path, findings: list[Finding]) -> pd.DataFrame:
         raise DataError(f"{path}: rows have more values than the first line has column names")
     table = table.rename(columns=lambda column: str(column).strip())
     table = table.apply(lambda values: values.astype(object).str.strip())
-    filled = table.replace("", np.nan).dropna(how="all")
-    unnamed = [c for c in filled if c.startswith("Unnamed: ") and filled[c].isna().all()]
-    if len(filled) < len(table):
-        text = f"{path.name}: {len(table) - len(filled):,} empty rows are ignored."
-        findings.append(Finding("note", text))
-    return filled.drop(columns=unnamed)
+    filled = table[table.fillna("").ne("").any(axis=1)]
+    if empty := len(table) - len(filled):
+        findings.append(Finding("note", f"{path.name}: {empty:,} empty rows are ignored."))
+    return filled.drop(columns=[c for c in filled if c[:8] == "Unnamed:" and not filled[c].any()])
 
 
-def from_table(path: Path, cfg: Config, findings: list[Finding]) -> pd.DataFrame:
-    """`path`, `label`, other columns, and `given_split`, if any."""
-    found = read_table(path, findings)
-    image = _column(path, found, "path", PATH_COLUMN)
-    label = _column(path, found, "label", LABEL_COLUMN)
-    scores = t_scores(found)
-    if image and not label and scores is not None and {*CLASSES} <= {*cfg.class_names}:
+def from_table(path: Path, cfg: Config, findings: list) -> tuple[pd.DataFrame, list[str]]:
+    """`path`, `label`, `given_split` if any, and other columns; and rows or images left over.
+
+    Only images below the table's folder are found, whatever the table says.
+    """
+    table = read_table(path, findings)
+    columns = [column for column in table if LABEL_COLUMN.fullmatch(plain_name(column))]
+    columns = [column for column in columns if column.casefold() == "label"] or columns
+    scores = t_scores(table)
+    if not columns and scores is not None and {*CLASSES} <= {*cfg.class_names}:
         odd = ~scores.between(-10, 10)
-        _check_rows(path, found[scores.name], odd, "a T-score between -10 and 10")
-        label = "class by T-score"
-        found[label] = who_class(scores)
-        counts = ", ".join(f"{name} {n:,}" for name, n in found[label].value_counts().items())
+        _check_rows(path, table[scores.name], odd, "a T-score between -10 and 10")
+        columns = ["class by T-score"]
+        table = table.assign(**{columns[0]: who_class(scores)})
+        counts = ", ".join(f"{name} {n:,}" for name, n in table[columns[0]].value_counts().items())
         text = f"{path.name} has no label: the classes follow from the column {scores.name!r} by"
         findings.append(Finding("warning", f"{text} the limits of the WHO, -1 and -2.5: {counts}."))
-    if not image or not label:
+    if len(columns) != 1:
         raise DataError(
-            f"{path}: the columns are {list(found)}, expected path and label as well "
-            f"(or, for {', '.join(CLASSES)}, path and one column t_score)"
+            f"{path}: the columns are {list(table)}; expected path and one column label (or, for "
+            f"{', '.join(CLASSES)}, one column t_score): found {columns or 'none'}"
         )
-    _check_rows(path, found[image], found[image].isna(), "the path of an image")
     # A spreadsheet with gaps writes 7 as 7.0.
-    written = found[label].fillna("").str.replace(r"^(\d+)\.0$", r"\1", regex=True)
+    written = table[columns[0]].fillna("").str.replace(r"^(\d+)\.0$", r"\1", regex=True)
     labels = written.map(lambda name: class_of(name, cfg.class_names, cfg.classes))
     meanings = f"{', '.join(cfg.class_names)}, or a meaning in classes (BONELIB_CLASSES)"
     _check_rows(path, written, labels.isna(), f"{meanings}; an empty meaning excludes images")
-    found = found.rename(columns={image: "path"}).drop(columns=label)
-    found = found.assign(path=_find_files(path, found["path"]), label=labels)
-    repeated = found["path"].duplicated(keep=False)
-    _check_rows(path, found["path"], repeated, "one row for each image")
+    files = [folder / name for folder, _, names in walk(path.parent) for name in names]
+    images = sorted(file.relative_to(path.parent).as_posix() for file in files if is_image(file))
+    table = table.drop(columns=columns).assign(label=labels)
+    rows, unmatched = match_rows(path, table, pd.Series(images, dtype=str))
+    found = rows.assign(path=images)[rows["label"].notna()].reset_index(drop=True)
     split = [column for column in found if SPLIT_COLUMN.fullmatch(plain_name(column))]
     if len(split) == 1:
         given = found.pop(split[0]).fillna("").map(GIVEN_SPLIT.fullmatch)
         found["given_split"] = [match[1].lower() if match else "" for match in given]
-    return found
+    return found, unmatched
+
+
+def match_rows(source: Path, table: pd.DataFrame, paths: pd.Series) -> tuple:
+    """The rows of a table in the order of `paths`, and the rows and images without counterpart."""
+    column, keys, names = _match(source, table, paths)
+    known, named = keys[keys.isin(names)], names[names.isin(keys)]
+    repeated = [*known[known.duplicated()], *named[named.duplicated()]]
+    if repeated:
+        rows = [row + 2 for row in known.index[known == repeated[0]]]
+        images = paths[named.index[named == repeated[0]]].tolist()
+        raise DataError(
+            f"{source}: {repeated[0]!r} in the column {column!r} is the name of several rows or "
+            f"images (rows {rows[:3]}, images {images[:3]}): name each image once, by its path"
+        )
+    # As a spreadsheet counts, with the head first.
+    unmatched = [f"{source.name}: row {row + 2}" for row in table.index.difference(known.index)]
+    unmatched += [f"image: {path}" for path in paths.drop(named.index)]
+    rows = table.loc[known.index].set_index(known).drop(columns=column)
+    return rows.reindex(names).reset_index(drop=True), unmatched
+
+
+def _match(source: Path, table: pd.DataFrame, paths: pd.Series) -> tuple:
+    """The column that names most images by path or the end of it; its values; the images' names.
+
+    The case of letters counts, unless more images are found without it.
+    """
+    parts = paths.map(lambda path: PurePosixPath(path).parts)
+    stems = parts.map(lambda names: PurePosixPath(names[-1]).stem)
+    forms = [paths, parts.map(lambda names: "/".join(names[-2:])), parts.str[-1], stems]
+    written = [(name, table[name].fillna("")) for name in table if name != "label"]
+    # paths of other computers: their last two parts, and the last one
+    others = [(name, keys.str.split(r"[/\\]", regex=True)) for name, keys in written]
+    written += [(name, keys.str[-2:].str.join("/")) for name, keys in others]
+    written += [(name, keys.str[-1]) for name, keys in others]
+    matches = [(name, keys, form) for name, keys in written for form in forms]
+    matches += [(name, keys.str.casefold(), form.str.casefold()) for name, keys, form in matches]
+    hits = [form[form.isin(keys)].nunique() for _, keys, form in matches]
+    if not any(hits):
+        raise DataError(f"{source}: none of the columns {list(table)} names the images")
+    return matches[int(np.argmax(hits))]
 
 
 def _read_text(path: Path) -> pd.DataFrame:
@@ -116,18 +154,9 @@ def _read_text(path: Path) -> pd.DataFrame:
     separators = [separator for separator in ",;\t" if separator in head]
     if len(separators) > 1:
         raise ValueError(f"the first line has several separators: {head!r}")
-    return pd.read_csv(
-        StringIO(text), sep="".join(separators) or ",", dtype=str, skip_blank_lines=False
-    )
-
-
-def _column(path: Path, table: pd.DataFrame, name: str, pattern: re.Pattern) -> str:
-    """The column with this name, else the only one that the pattern finds; "" if there is none."""
-    columns = [column for column in table if pattern.fullmatch(plain_name(column))]
-    columns = [column for column in columns if column.casefold() == name] or columns
-    if len(columns) > 1:
-        raise DataError(f"{path}: {columns} may all be the {name}: rename the right one to {name}")
-    return columns[0] if columns else ""
+    separator = "".join(separators) or ","
+    options = {"skip_blank_lines": False, "skipinitialspace": True}
+    return pd.read_csv(StringIO(text), sep=separator, dtype=str, **options)
 
 
 def _check_rows(path: Path, values: pd.Series, wrong: pd.Series, expected: str) -> None:
@@ -137,30 +166,3 @@ def _check_rows(path: Path, values: pd.Series, wrong: pd.Series, expected: str) 
         texts = ", ".join(map(repr, rows.unique()[:9]))
         place = f"{path}: row {rows.index[0] + 2}, column {values.name!r} is {rows.iloc[0]!r}"
         raise DataError(f"{place}; expected {expected} ({len(rows):,} such rows: {texts})")
-
-
-def _find_files(path: Path, names: pd.Series) -> list[str]:
-    """The images that the names mean: paths, or file names below the table's folder."""
-    root = Path(os.path.realpath(path.parent))
-    below = [folder / file for folder, _, files in walk(root) for file in files]
-    known = {file.relative_to(root).as_posix() for file in below}
-    stems: dict[str, list[str]] = defaultdict(list)
-    for image in sorted(known):
-        file = PurePosixPath(image.casefold())
-        if file.suffix in IMAGE_SUFFIXES:
-            stems[file.stem].append(image)
-    paths = []
-    for row, name in names.items():
-        image = PurePosixPath(name if name in known else name.replace("\\", "/")).as_posix()
-        if image not in known:
-            file = PurePosixPath(f"/{image}".casefold())
-            found = stems.get(file.stem if file.suffix in IMAGE_SUFFIXES else file.name, [])
-            found = [f for f in found if str(file).endswith(f"/{f}".casefold())] or found
-            if len(found) > 1:
-                listed = " or ".join(map(repr, found[:3]))
-                raise DataError(f"{path}: row {row + 2}: {name!r} may be {listed}; write its path")
-            image = found[0] if found else image
-        if "\0" not in image and not Path(os.path.realpath(root / image)).is_relative_to(root):
-            raise DataError(f"{path}: row {row + 2}: {name!r} is outside of the table's folder")
-        paths.append(image)
-    return paths

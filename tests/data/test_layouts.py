@@ -14,7 +14,7 @@ from bonelib.data.catalog import Catalog, load_catalog, locate
 from bonelib.data.folders import class_of
 from bonelib.data.tables import read_table
 from bonelib.messages import ConfigError, DataError
-from tests.builders import image_folder
+from tests.builders import dicom_file, image_folder
 
 ONE_EACH = [f"{name}/{name}.png" for name in CLASSES]
 
@@ -176,6 +176,7 @@ def patient_paths(form: str, each: int = 3) -> list[str]:
     [
         "{c}/PAT{p:03d}/{i}.png",
         "{c}/{p}/{i}.png",
+        "{c}/{p}/view {i}/x.png",
         "{c}/images/patient {p}/study/{i}.png",
         "train/{c}/Miller_{p}/left/{i}.png",
         "{c}/{p:07d}_study1_{i}.png",
@@ -212,6 +213,17 @@ def test_plain_numbering_is_no_patient(tmp_path, form):
     assert set(catalog.table["patient"]) == {""} and "patients" not in findings(catalog, "note")
 
 
+def test_numbers_that_begin_again_in_each_class_are_no_patients(tmp_path):
+    paths = [f"{c}/{i:04d}_knee.png" for c in CLASSES for i in range(12)]
+    assert set(catalog_of_paths(tmp_path, *paths).table["patient"]) == {""}
+
+
+def test_one_patient_with_two_images_is_enough_for_a_folder_per_patient(tmp_path):
+    paths = [f"{c}/PAT{k}-{i}/x.png" for k, c in enumerate(CLASSES) for i in range(12)]
+    paths.append("Normal/PAT0-0/y.png")
+    assert catalog_of_paths(tmp_path, *paths).table["patient"].nunique() == 36
+
+
 def test_left_and_right_are_no_patients(tmp_path):
     paths = [f"{c}/{s}/{i}.png" for c in CLASSES for s in ("left", "right") for i in range(5)]
     assert set(catalog_of_paths(tmp_path, *paths).table["patient"]) == {""}
@@ -246,6 +258,15 @@ def test_placeholders_are_no_patients(tmp_path, name):
     )
     catalog = catalog_of_paths(tmp_path, *paths)
     assert (catalog.table["patient"] == "").sum() == 6 and catalog.findings == []
+
+
+def test_placeholders_of_dicom_headers_are_no_patients(tmp_path):
+    image_folder(tmp_path / "data", *ONE_EACH)
+    for number, patient in enumerate(["ANONYMOUS", "ANONYMOUS", "0", "4711", "4711"]):
+        (tmp_path / "data" / "Normal" / f"{number}.dcm").write_bytes(dicom_file(PatientID=patient))
+    catalog = catalog_of_paths(tmp_path, *ONE_EACH)
+    assert catalog.table["patient"].ne("").sum() == 2
+    assert catalog.table["patient"][3] == catalog.table["patient"][4] != ""
 
 
 def test_zero_is_a_patient_where_they_are_numbered_from_zero(tmp_path):
@@ -317,7 +338,7 @@ def test_names_of_other_systems_without_folder_or_suffix_are_found(tmp_path, nam
 def test_name_of_several_images_is_an_error_with_row_and_paths(tmp_path):
     image_folder(tmp_path / "data", "other/Normal.png")
     text = csv(image=["Osteopenia", "Normal"], label=["Osteopenia", "Normal"])
-    with pytest.raises(DataError, match=r"row 3.*Normal/Normal\.png.*other/Normal\.png"):
+    with pytest.raises(DataError, match=r"rows \[3\].*Normal/Normal\.png.*other/Normal\.png"):
         table_catalog(tmp_path, text.encode())
 
 
@@ -461,9 +482,7 @@ def test_backslash_in_the_name_of_a_file_is_no_folder(tmp_path):
     image_folder(tmp_path / "data", *paths)
     (tmp_path / "data" / "metadata.csv").write_text(csv(image=paths, age=[1, 2, 3, 4]))
     catalog = catalog_of_paths(tmp_path, *paths)
-    assert catalog.table.set_index("path")["age"].to_dict() == dict(
-        zip(paths, [1, 2, 3, 4], strict=False)
-    )
+    assert catalog.table.set_index("path").loc[paths, "age"].tolist() == [1, 2, 3, 4]
     (tmp_path / "data" / "metadata.csv").rename(tmp_path / "data" / "list.csv")
     text = csv(path=paths, label=[*CLASSES, "Normal"])
     assert sorted(labels(table_catalog(tmp_path, text.encode()))) == sorted(paths)
