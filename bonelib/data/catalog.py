@@ -19,7 +19,19 @@ from bonelib.messages import DataError
 
 # np.ndarray per side of the images that the audit compares.
 THUMBNAIL = 224
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom"}
+IMAGE_SUFFIXES = {
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".tif",
+    ".tiff",
+    ".bmp",
+    ".webp",
+    ".gif",
+}
+IMAGE_SUFFIXES |= {".jp2", ".dcm", ".dicom"}
 # Images with one of these issues are not used.
 SET_ASIDE = ("copy", "conflict", "blank")
 GIVEN_SPLIT = re.compile(r"(train|val|test)(?:ing|id|idation)?", re.I)
