@@ -8,7 +8,8 @@ import pandas as pd
 from bonelib.data.images import frame
 from bonelib.data.quality import OVERLAY_SHARE, is_blank, is_inverted
 
-SUFFIXES = {"PNG": {".png"}, "JPEG": {".jpg", ".jpeg"}, "TIFF": {".tif", ".tiff"}, "BMP": {".bmp"}}
+SUFFIXES = {"PNG": {".png"}, "TIFF": {".tif", ".tiff"}, "BMP": {".bmp"}, "GIF": {".gif"}}
+SUFFIXES |= {"JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"}, "WEBP": {".webp"}, "JPEG2000": {".jp2"}}
 
 
 def image_defects(row, thumbnail: np.ndarray) -> set[str]:

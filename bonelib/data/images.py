@@ -12,18 +12,21 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from bonelib.data import dicom
 from bonelib.messages import DataError
 
-RASTER_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+RASTER_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000")
 # Pillow itself warns a little above.
 MAX_PIXELS = 89_000_000
 # Of a file: four channels of 16 bits, uncompressed.
 MAX_BYTES = 8 * MAX_PIXELS
 # A change makes every cache again.
-DECODING_VERSION = 4
+DECODING_VERSION = 5
 # Difference between the channels of a pixel above which it is clearly coloured. At 32 each of 138
 # spine printouts has at least 0.8% coloured pixels, none of 174 knees has any, and ten photos have
 # over 33%. At 40 dull photos come down to 25%, the limit of a photo; at 24 the noise of a colour
 # camera (standard deviation 5) counts as an overlay.
 COLOUR_DIFFERENCE = 32
+# Values are few if they are under this percentage, and far outside from this many times the range
+# of all others on.
+FEW, FAR = 1, 2
 # A colour JPEG is reduced no further: at an eighth, thin coloured lines fade to grey, and decoding
 # is no faster.
 COLOUR_REDUCTION = 4
@@ -58,7 +61,7 @@ def decode(data: bytes, at_least: int | None = None) -> tuple[np.ndarray, dict]:
     Facts: `width` and `height` as shown, `format`, `coloured` (share of clearly coloured pixels,
     0..1) and `patient` (PatientID of a DICOM file, or ""). Raises DataError with the reason.
     """
-    if data[128:132] == b"DICM":
+    if dicom.begins_dicom(data):
         values, facts = dicom.decode_dicom(data, MAX_PIXELS)
     else:
         values, facts = _decode_raster(data, at_least)
@@ -74,12 +77,20 @@ def decode(data: bytes, at_least: int | None = None) -> tuple[np.ndarray, dict]:
 def stretch(values: np.ndarray) -> np.ndarray:
     """(H, W) uint8: numbers of any range, their minimum black and their maximum white.
 
-    Raises DataError if one of them is not finite.
+    Few values far outside of all others, as of a marker in 16 bits beside a scan in 12, become
+    black or white. Raises DataError if a value is not finite.
     """
     low, high = float(values.min()), float(values.max())
     if not math.isfinite(high - low):
         raise DataError(f"holds values that are no grey levels (from {low:g} to {high:g})")
-    grey = np.subtract(values, low, dtype=np.float32)
+    # of a large image a part of the rows and columns suffices
+    step = max(values.shape) // 1000 + 1
+    darkest, brightest = np.percentile(values[::step, ::step], (FEW, 100 - FEW))
+    margin = brightest - darkest
+    if margin > 0:
+        low = low if darkest - low < FAR * margin else darkest
+        high = high if high - brightest < FAR * margin else brightest
+    grey = np.subtract(np.clip(values, low, high), low, dtype=np.float32)
     return np.asarray(cv2.convertScaleAbs(grey, alpha=255 / max(high - low, 1e-6)), np.uint8)
 
 
@@ -105,18 +116,22 @@ def _decode_raster(data: bytes, at_least: int | None) -> tuple[np.ndarray, dict]
     try:
         image: Image.Image = Image.open(BytesIO(data), formats=RASTER_FORMATS)
         facts = _header_facts(image)
-        if at_least and image.format == "JPEG":
+        if at_least and facts["format"] == "JPEG":
             limit = 8 if image.mode == "L" else COLOUR_REDUCTION
             factor = min(max(image.size) / at_least, limit)
             image.draft(None, (int(image.width / factor) or 1, int(image.height / factor) or 1))
         ImageOps.exif_transpose(image, in_place=True)
         if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-            return np.asarray(image, np.float32), facts
+            values = np.asarray(image, np.float32)
+            # Pillow inverts a TIFF whose 0 is white only up to 8 bits
+            is_inverted = getattr(image, "tag_v2", {}).get(262) == 0
+            return values.max() - values if is_inverted else values, facts
         if image.has_transparency_data:
             image = _on_black(image)
         mode = "L" if image.mode in ("1", "L") else "RGB"
         return np.asarray(image if image.mode == mode else image.convert(mode)), facts
-    except DataError:
+    # what depends on the memory that is free says nothing about the file
+    except (DataError, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise DataError(f"holds no {', '.join(RASTER_FORMATS)} or DICOM image") from error
@@ -132,12 +147,14 @@ def _header_facts(image: Image.Image) -> dict:
     if width * height > MAX_PIXELS:
         raise DataError(f"declares {width}x{height} pixels, more than {MAX_PIXELS:,}")
     frames = getattr(image, "n_frames", 1)
-    if frames > 1:
+    # the other images of an MPO, the JPEG of a phone, are previews
+    if frames > 1 and image.format != "MPO":
         raise DataError(f"holds {frames} images, expected one")
     # Orientations of EXIF in which width and height are exchanged.
     if image.getexif().get(0x0112) in (5, 6, 7, 8):
         width, height = height, width
-    return {"width": width, "height": height, "format": image.format, "patient": ""}
+    image_format = str(image.format).replace("MPO", "JPEG")
+    return {"width": width, "height": height, "format": image_format, "patient": ""}
 
 
 def _on_black(image: Image.Image) -> Image.Image:

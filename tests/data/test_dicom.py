@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,6 +75,101 @@ def test_palette_gives_the_grey_levels_not_its_index():
     palette |= {f"{name}PaletteColorLookupTableData": bytes(range(255, -1, -1)) for name in names}
     indexed = dicom_file(RAMP, **bits, PhotometricInterpretation="PALETTE COLOR", **palette)
     assert np.array_equal(images.decode(indexed)[0], 255 - RAMP)
+
+
+@pytest.mark.parametrize("colours", ["YBR_FULL", "RGB"])
+def test_colours_are_shown_as_pydicom_shows_them(colours):
+    from pydicom.pixels import convert_color_space
+
+    stored = YELLOW_CORNER
+    if colours != "RGB":
+        stored = convert_color_space(YELLOW_CORNER, "RGB", colours)
+    grey, facts = images.decode(dicom_file(stored, PhotometricInterpretation=colours))
+    expected = images.decode(encoded(YELLOW_CORNER, "PNG"))[0]
+    assert np.abs(grey.astype(int) - expected).max() <= 2
+    assert facts["coloured"] == 600 / 24000
+
+
+def test_inverse_presentation_is_inverted_once():
+    inverted = images.decode(dicom_file(PresentationLUTShape="INVERSE"))[0]
+    assert np.array_equal(inverted, 255 - images.decode(dicom_file())[0])
+    both = dicom_file(PresentationLUTShape="INVERSE", PhotometricInterpretation="MONOCHROME1")
+    assert np.array_equal(images.decode(both)[0], inverted)
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        {"WindowCenter": "400", "WindowWidth": "0"},
+        {"WindowCenter": None, "WindowWidth": None},
+        {"WindowCenter": "400"},
+    ],
+)
+def test_window_that_shows_nothing_is_ignored(window):
+    assert np.array_equal(images.decode(dicom_file(**window))[0], images.decode(dicom_file())[0])
+
+
+def test_the_first_of_several_windows_and_a_curved_one_are_applied():
+    window = {"WindowCenter": "1000", "WindowWidth": "800"}
+    single = images.decode(dicom_file(**window))[0]
+    several = {"WindowCenter": ["1000", "50"], "WindowWidth": ["800", "10"]}
+    assert np.array_equal(images.decode(dicom_file(**several))[0], single)
+    curved = images.decode(dicom_file(**window, VOILUTFunction="SIGMOID"))[0]
+    assert (np.diff(curved[0].astype(int)) >= 0).all() and not np.array_equal(curved, single)
+
+
+def test_file_without_preamble_is_recognised_and_read(tmp_path):
+    complete = dicom_file()
+    assert dicom.begins_dicom(complete[132:])
+    assert np.array_equal(images.decode(complete[132:])[0], images.decode(complete)[0])
+    # without the group of the transfer syntax as well
+    bare = complete[complete.index(b"\x08\x00\x16\x00UI") :]
+    assert np.array_equal(images.decode(bare)[0], images.decode(complete)[0])
+    (tmp_path / "scan").write_bytes(bare)
+    assert dicom.is_dicom(tmp_path / "scan")
+
+
+@pytest.mark.parametrize(
+    ("uid", "name"),
+    [
+        ("1.2.840.10008.5.1.4.1.1.88.11", "Basic Text SR"),
+        ("1.2.840.10008.5.1.4.1.1.104.1", "Encapsulated PDF"),
+        ("1.2.840.10008.1.3.10", "Media Storage Directory"),
+    ],
+)
+def test_objects_without_an_image_are_named(uid, name):
+    import pydicom
+
+    dataset = pydicom.dcmread(BytesIO(dicom_file()))
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = uid
+    del dataset.Rows, dataset.Columns, dataset.PixelData
+    out = BytesIO()
+    dataset.save_as(out, enforce_file_format=True)
+    with pytest.raises(DataError, match=f"without an image: {name}"):
+        images.decode(out.getvalue())
+
+
+def test_installing_is_advised_only_where_it_helps(monkeypatch):
+    jpeg = dicom_file(TransferSyntaxUID="1.2.840.10008.1.2.4.57")
+    with pytest.raises(DataError, match="pip install pylibjpeg"):
+        images.decode(jpeg)
+    with pytest.raises(DataError, match="damaged"):
+        images.decode(dicom_file(TransferSyntaxUID="1.2.840.10008.1.2.5"))
+    monkeypatch.setattr(dicom, "installed_readers", lambda: list(dicom.DICOM_READERS))
+    with pytest.raises(DataError, match="damaged"):
+        images.decode(jpeg)
+
+
+def test_pydicoms_own_files_are_read_or_set_aside_with_a_reason():
+    pydicom = pytest.importorskip("pydicom")
+    folder = Path(pydicom.__file__).parent / "data" / "test_files"
+    read = 0
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        try:
+            read += images.decode(path.read_bytes())[0].size > 0
+        except DataError as error:
+            assert str(error)
+    assert read > 60 or not folder.is_dir()
 
 
 @pytest.mark.parametrize(

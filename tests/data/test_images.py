@@ -46,6 +46,59 @@ def test_deeper_images_are_stretched_to_the_full_range(data):
     assert np.abs(grey - RAMP * (255 / 199)).max() <= 0.51
 
 
+def test_few_extreme_values_of_a_deep_image_do_not_set_the_range():
+    deep = RAMP.astype(np.uint16) * 20
+    expected = images.decode(encoded(Image.fromarray(deep), "PNG"))[0].astype(int)
+    marked = deep.copy()
+    marked[:10, :20] = 65535
+    grey = images.decode(encoded(Image.fromarray(marked), "PNG"))[0]
+    assert (grey[:10, :20] == 255).all()
+    assert np.abs(grey[10:] - expected[10:]).max() <= 4
+    single = np.zeros((100, 100), np.uint16)
+    single[0, 0] = 9
+    assert images.decode(encoded(Image.fromarray(single), "PNG"))[0].max() == 255
+
+
+@pytest.mark.parametrize("bits", [1, 8, 16])
+def test_tiff_whose_zero_is_white_is_shown_inverted(bits):
+    image = {1: GREY.convert("1"), 8: GREY, 16: DEEP}[bits]
+    plain = images.decode(encoded(image, "TIFF"))[0]
+    data = bytearray(encoded(image, "TIFF"))
+    # the tag of the photometric interpretation, a short
+    place = data.index(b"\x06\x01\x03\x00\x01\x00\x00\x00")
+    assert data[place + 8] == 1
+    data[place + 8] = 0
+    assert np.array_equal(images.decode(bytes(data))[0], 255 - plain)
+
+
+def test_main_image_of_a_phones_jpeg_is_taken():
+    preview = GREY.resize((20, 12))
+    grey, facts = images.decode(encoded(GREY, "MPO", save_all=True, append_images=[preview]))
+    assert grey.shape == RAMP.shape and facts["format"] == "JPEG"
+
+
+@pytest.mark.parametrize("image_format", ["WEBP", "GIF", "JPEG2000"])
+def test_other_formats_are_read(image_format):
+    options = {"lossless": True} if image_format == "WEBP" else {}
+    assert np.array_equal(images.decode(encoded(GREY, image_format, **options))[0], RAMP)
+
+
+def test_moving_images_are_set_aside():
+    frames = {"save_all": True, "append_images": [GREY.rotate(180)]}
+    for image_format in ("PNG", "GIF", "WEBP", "TIFF"):
+        with pytest.raises(DataError, match="2 images"):
+            images.decode(encoded(GREY, image_format, **frames))
+
+
+def test_too_little_memory_is_no_damage(monkeypatch):
+    def fail(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr(images.ImageOps, "exif_transpose", fail)
+    with pytest.raises(MemoryError):
+        images.decode(encoded(GREY, "PNG"))
+
+
 def test_one_bit_is_black_or_white():
     grey, _ = images.decode(encoded(GREY.convert("1"), "PNG"))
     assert grey.dtype == np.uint8 and set(np.unique(grey)) == {0, 255}
@@ -72,8 +125,8 @@ def test_image_rotated_by_its_exif_is_shown_upright():
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"<html>not found</html>", "holds no PNG, JPEG, TIFF, BMP or DICOM image"),
-        (encoded(GREY, "GIF"), "holds no PNG"),
+        (b"<html>not found</html>", "holds no PNG, JPEG, .* or DICOM image"),
+        (encoded(GREY, "ICO"), "holds no PNG"),
         (encoded(GREY, "PNG")[:-60], "damaged"),
         (encoded(GREY, "JPEG")[:-300], "damaged"),
         (encoded(GREY, "TIFF", save_all=True, append_images=[GREY]), "2 images"),

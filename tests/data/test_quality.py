@@ -130,3 +130,19 @@ def test_no_real_image_is_blank_and_none_is_a_colour_photo(real):
     for path in paths[::4]:
         image, reason = quality.read_for_model(path, 224)
         assert reason == "" and not quality.is_blank(image), path
+
+
+def test_overlays_and_photos_are_judged_the_same_as_png_and_as_dicom(tmp_path):
+    draw = np.random.default_rng(0)
+    for i in range(30):
+        printout = np.repeat(RAMP[..., None], 3, axis=2)
+        printout[i : i + 3, 10:150] = (255, 255, 0)
+        out = BytesIO()
+        Image.fromarray(printout).save(out, "PNG")
+        shares = [images.decode(d)[1]["coloured"] for d in (out.getvalue(), dicom_file(printout))]
+        assert shares[0] == shares[1] > quality.OVERLAY_SHARE
+    photo = draw.integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    (tmp_path / "photo.dcm").write_bytes(dicom_file(photo))
+    for name in ("photo.png", "photo.dcm"):
+        assert quality.read_for_model(tmp_path / name, 64)[1].startswith("a colour photo")
