@@ -12,7 +12,7 @@ from bonelib.evaluation.predict import probability_columns, to_arrays
 SUMMARY_METRICS = ["accuracy", "balanced_accuracy", "macro_f1", "auroc", "quadratic_kappa"]
 # Groups that a subgroup must have to be reported.
 SUBGROUP_MINIMUM = 10
-T_SCORE_COLUMN = r"(?i)(^|[^a-z])t.?scores?([^a-z]|$)"
+T_SCORE_NAME = r"(?i)(^|[^a-z])t.?scores?([^a-z]|$)"
 # Where the WHO separates its three classes.
 WHO_CUTS = np.array([-1.0, -2.5])
 
@@ -56,7 +56,7 @@ def catalog_results(test: pd.DataFrame, catalog: pd.DataFrame, options: dict) ->
     patients = patients.where(patients != "")
     if patients.notna().any():
         out["patients"] = _patient_results(test.assign(patient=patients), options)
-    scores = known.filter(regex=T_SCORE_COLUMN).select_dtypes("number").dropna(axis=1, how="all")
+    scores = known.filter(regex=T_SCORE_NAME).select_dtypes("number").dropna(axis=1, how="all")
     if scores.shape[1] == 1 and set(options["class_names"]) <= set(CLASSES):
         out["t_score"] = _t_score_results(test, scores.to_numpy(), options)
     return out
