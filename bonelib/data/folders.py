@@ -21,8 +21,8 @@ UNCLEAR = re.compile(
     r"|susp[a-z]*|possibl[ey]|probabl[ey]|likely|questionable|osteopetro[a-z]*)\b"
 )
 ABOUT_CLASS = re.compile(r"\b(ab)?normal\b|healthy|osteop")
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".gif"}
-IMAGE_SUFFIXES |= {".jp2", ".dcm", ".dicom"}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp"}
+IMAGE_SUFFIXES |= {".gif", ".jp2", ".dcm", ".dicom"}
 GIVEN_SPLIT = re.compile(
     r"(train|val|test)(?:ing|id|idation)?(?:[ _-]?(?:set|data|images?|split))?", re.I
 )

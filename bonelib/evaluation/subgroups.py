@@ -9,7 +9,6 @@ from bonelib.data.tables import t_scores
 from bonelib.evaluation.bootstrap import intervals
 from bonelib.evaluation.metrics import compute_metrics, map_leaves, number_or_none
 from bonelib.evaluation.predict import probability_columns, to_arrays
-from bonelib.split import label_indices
 
 SUMMARY_METRICS = ["accuracy", "balanced_accuracy", "macro_f1", "auroc", "quadratic_kappa"]
 # Groups that a subgroup must have to be reported.
@@ -92,10 +91,11 @@ def _patient_results(test: pd.DataFrame, options: dict) -> dict:
     A patient has the class of most images, of equally many the worse one.
     """
     names = options["class_names"]
-    known = test.dropna(subset="patient").assign(y=lambda rows: label_indices(rows["label"], names))
+    known = test.dropna(subset="patient")
     by_patient = known.groupby(["patient", "seed"] if "seed" in test else "patient")
     rows = by_patient[["path", "group"]].first().join(by_patient[probability_columns(names)].mean())
-    rows["label"] = by_patient["y"].agg(lambda y: y.mode().max()).map(dict(enumerate(names)))
+    votes = by_patient["label"].value_counts().unstack(fill_value=0)
+    rows["label"] = votes.reindex(columns=names[::-1], fill_value=0).idxmax(axis=1)
     results = _results(rows, SUMMARY_METRICS, options) | {"images": known["path"].nunique()}
     labels = known.groupby("patient")["label"].nunique()
     return results | {"patients": len(labels), "several_labels": int((labels > 1).sum())}
