@@ -62,7 +62,9 @@ def _decode_all(files: list[Path], size: int, stem: Path) -> Decoded:
             with temporary.open("r+b") as handle:
                 os.posix_fallocate(handle.fileno(), 0, temporary.stat().st_size)
         jobs = list(zip(pixels, files, strict=True))
-        facts = pd.DataFrame(storage.parallel_map(lambda job: _decode(*job, salt), jobs, "decode"))
+        facts = pd.DataFrame(
+            storage.parallel_map(lambda job: _decode(job[0], job[1], salt), jobs, "decode")
+        )
         pixels.flush()
         storage.write_json(Path(f"{stem}.json"), facts.to_dict("list"))
     return np.load(f"{stem}.npy", mmap_mode="r"), facts
