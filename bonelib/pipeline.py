@@ -18,6 +18,7 @@ from bonelib.prediction.archive import find_images
 from bonelib.run_copy import RunCopy
 from bonelib.split import Fold, split, split_digest
 from bonelib.storage import read_json, write_csv, write_json
+from bonelib.training.checkpoint import check, fixed_settings
 from bonelib.training.device import processes
 from bonelib.training.loop import fit
 from bonelib.training.model import TrainedModel, load_model, model_folders
@@ -53,7 +54,7 @@ def audited(cfg: Config, refresh: bool = False) -> Audited:
         if found is None and not refresh:
             print(f"{cfg.root} holds no audit of these images: making it, as 01_explore does")
         table, results = found or audit(catalog, cfg)
-        _check_models(cfg, table)
+        _check_trainings(cfg, table)
         if found is None:
             write_csv(cfg.root / "catalog.csv", table)
             write_json(cfg.root / "audit.json", results)
@@ -66,22 +67,20 @@ def folds(cfg: Config) -> Iterator[Fold]:
 
     One in the run folder, or with `folds` one per fold and repeat in folders of their own below.
     """
-    data = audited(cfg)
-    names = list(itertools.product(range(cfg.repeats if cfg.folds else 1), range(cfg.folds or 1)))
-    hidden = len(names) == 1 or not processes().is_main_process
-    for repeat, number in tqdm(names, desc="trainings", disable=hidden):
-        fold_cfg = _fold_settings(cfg, repeat, number)
+    data, trainings = audited(cfg), list(_trainings(cfg))
+    hidden = len(trainings) == 1 or not processes().is_main_process
+    for fold_cfg, number, repeat in tqdm(trainings, desc="trainings", disable=hidden):
         splits = split(data.table, cfg, number, repeat)
+        paths = splits["path"].tolist()
         with processes().main_process_first():
+            images, facts = cached_images(data.root, paths, cfg.image_size, cfg.cache)
+            known = data.table.set_index("path")["sha256"].reindex(paths)
+            changed = splits["path"][facts["sha256"].to_numpy() != known.to_numpy()]
+            if len(changed):
+                raise DataError(f"{changed.iloc[0]} changed since the audit; run 01_explore again")
             write_csv(fold_cfg.root / "splits.csv", splits)
             if cfg.folds and repeat == number == 0:
                 write_csv(cfg.root / "splits.csv", splits)
-            paths = splits["path"].tolist()
-            images, facts = cached_images(data.root, paths, cfg.image_size, cfg.cache)
-        known = data.table.set_index("path")["sha256"].reindex(paths)
-        changed = splits["path"][facts["sha256"].to_numpy() != known.to_numpy()]
-        if len(changed):
-            raise DataError(f"{changed.iloc[0]} changed since the audit; run 01_explore again")
         yield Fold(fold_cfg, splits, images, fold_cfg.root)
 
 
@@ -111,10 +110,11 @@ def trained_model(fold: Fold) -> TrainedModel:
         print(f"{fold.folder} holds no trained model: training one, as 03_train does")
         train(fold)
     model = load_model(folder)
-    if model.meta["image_size"] != fold.images.shape[1]:
+    made_for = (model.meta["image_size"], model.meta.get("splits"))
+    if made_for != (fold.images.shape[1], split_digest(fold.splits)):
         raise RunError(
-            f"{folder} was trained at image_size {model.meta['image_size']}, found "
-            f"{fold.images.shape[1]}: give the same image_size, or another run folder"
+            f"{folder} was trained at image_size {made_for[0]}, found {fold.images.shape[1]}, or "
+            "on another split: train again (03_train), or give another run folder"
         )
     return model
 
@@ -128,12 +128,14 @@ def new_images(cfg: Config) -> tuple[Path, list[str]]:
     return data.root, splits.loc[splits["split"] == "test", "path"].tolist()
 
 
-def _fold_settings(cfg: Config, repeat: int, fold: int) -> Config:
+def _trainings(cfg: Config) -> Iterator[tuple[Config, int, int]]:
+    """The settings of each training that `cfg` asks for, its fold and its repeat."""
     if not cfg.folds:
-        return cfg
-    below = f"/repeat-{repeat}-fold-{fold}"
-    mirror = cfg.mirror and cfg.mirror + below
-    return dataclasses.replace(cfg, run=cfg.run + below, mirror=mirror, seed=cfg.seed + repeat)
+        yield cfg, 0, 0
+    for repeat, fold in itertools.product(range(cfg.repeats), range(cfg.folds)):
+        below, seed = f"/repeat-{repeat}-fold-{fold}", cfg.seed + repeat
+        mirror = cfg.mirror and cfg.mirror + below
+        yield dataclasses.replace(cfg, run=cfg.run + below, mirror=mirror, seed=seed), fold, repeat
 
 
 def _earlier_audit(cfg: Config, table: pd.DataFrame) -> tuple[pd.DataFrame, dict] | None:
@@ -163,17 +165,12 @@ def check_version(run: Path) -> None:
         )
 
 
-def _check_models(cfg: Config, table: pd.DataFrame) -> None:
-    """RunError if the run's models were trained on other images or another split."""
-    for folder in model_folders(cfg.root):
-        meta = read_json(folder / "config.json")
-        is_fold = cfg.folds and folder.parent != cfg.root
-        numbers = folder.parent.name.split("-")[1::2] if is_fold else ["0", "0"]
-        splits = split(table, cfg, int(numbers[1]), int(numbers[0]))
-        if cfg.resume and meta["splits"] != split_digest(splits):
-            raise RunError(
-                f"{folder} was trained on other images or another split; evaluating it on these "
-                "would mix training and test images. Nothing was changed. Give the same data and "
-                "settings, or another run folder (BONELIB_RUN=path), or train again with "
-                "BONELIB_RESUME=0"
-            )
+def _check_trainings(cfg: Config, table: pd.DataFrame) -> None:
+    """Errors for a run whose models or checkpoints belong to other images, splits or settings."""
+    planned = {training[0].root: training for training in _trainings(cfg)}
+    names = ("splits.csv", "model", "checkpoints")
+    for folder in sorted({path.parent for name in names for path in cfg.root.rglob(name)}):
+        settings, *number = planned.get(folder, (cfg, 0, 0))
+        made_with = fixed_settings(settings) | {"splits": split_digest(split(table, cfg, *number))}
+        for place in filter(None, (str(folder), settings.mirror) if cfg.resume else ()):
+            check(Path(place), made_with)

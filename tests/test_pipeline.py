@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,10 @@ import pytest
 
 from bonelib import colab, pipeline
 from bonelib.config import Config
-from bonelib.messages import RunError
+from bonelib.messages import DataError, RunError
+from bonelib.split import split_digest
 from bonelib.storage import file_digest, list_files, read_json, write_csv, write_json
+from bonelib.training.checkpoint import fixed_settings
 from tests.builders import encoded, waves
 from tests.training.trainee import training_fold
 
@@ -159,6 +162,92 @@ def test_without_resume_another_split_replaces_the_run(copied):
     fold = next(pipeline.folds(cfg))
     assert read_json(copied.root / "config.json") == {"seed": 5}
     pd.testing.assert_frame_equal(pd.read_csv(copied.root / "splits.csv"), fold.splits)
+
+
+def other_images(cfg: Config) -> Config:
+    paths = sorted(Path(cfg.data).glob("Normal/*"))
+    paths[0].unlink()
+    paths[1].with_name("new.png").write_bytes(encoded(waves(), "PNG"))
+    return cfg
+
+
+def too_few_images(cfg: Config) -> Config:
+    for path in sorted(Path(cfg.data).glob("Normal/*"))[3:]:
+        path.unlink()
+    return cfg
+
+
+def other_labels(cfg: Config) -> Config:
+    other = next(path for path in Path(cfg.data).glob("*/") if path.name.startswith("Osteop"))
+    for path in sorted(Path(cfg.data).glob("Normal/*"))[:4]:
+        path.rename(other / path.name)
+    return cfg
+
+
+def other_settings(**changes) -> Callable[[Config], Config]:
+    return lambda cfg: replace(cfg, **changes, given=changes)
+
+
+CHANGES = {
+    "images": other_images,
+    "too few images": too_few_images,
+    "labels": other_labels,
+    "seed": other_settings(seed=5),
+    "learning rate": other_settings(lr=0.5),
+    "image size": other_settings(image_size=96),
+    "balance": other_settings(balance="none"),
+    "cross-validation": other_settings(folds=3),
+}
+
+
+@pytest.mark.parametrize("lost", ["model", "checkpoints", "nothing"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_nothing_of_a_run_changes_before_all_checks_have_passed(copied, change, lost):
+    """A run that was stopped before its first model, one without checkpoints, a complete one."""
+    shutil.rmtree(copied.root / lost, ignore_errors=True)
+    before = contents(copied.root)
+    cfg = CHANGES[change](copied)
+    with pytest.raises((RunError, DataError)):
+        pipeline.train(next(pipeline.folds(cfg)))
+    assert contents(copied.root) == before
+    with pytest.raises((RunError, DataError)):
+        pipeline.new_images(cfg)
+    assert contents(copied.root) == before
+
+
+def test_run_whose_checkpoints_are_on_drive_alone_is_not_changed(copied, tmp_path):
+    mirror = tmp_path / "drive" / "run"
+    shutil.copytree(copied.root, mirror)
+    for name in ("model", "checkpoints"):
+        shutil.rmtree(copied.root / name)
+    before = contents(copied.root), contents(mirror)
+    with pytest.raises(RunError, match="lr was"):
+        next(pipeline.folds(replace(copied, mirror=str(mirror), lr=0.5)))
+    assert (contents(copied.root), contents(mirror)) == before
+
+
+def test_fold_of_a_cross_validation_that_was_trained_otherwise_keeps_the_run(audited_run):
+    cfg = replace(audited_run, folds=3)
+    fold = list(pipeline.folds(cfg))[1]
+    settings = fixed_settings(replace(fold.cfg, lr=0.5)) | {"splits": split_digest(fold.splits)}
+    write_json(fold.folder / "checkpoints" / "previous" / "state.json", {"settings": settings})
+    before = contents(cfg.root)
+    with pytest.raises(RunError, match=r"fold-1.*lr was 0\.5"):
+        list(pipeline.folds(replace(cfg, given={"seed": 0})))
+    assert contents(cfg.root) == before
+
+
+def test_training_again_keeps_the_calibration_of_the_same_weights(copied):
+    before = contents(copied.root)
+    assert "threshold" in read_json(copied.root / "model" / "config.json")
+    pipeline.train(next(pipeline.folds(copied)))
+    assert contents(copied.root) == before
+
+
+def test_model_of_a_training_that_was_started_anew_is_not_evaluated(copied):
+    cfg = replace(copied, seed=5, resume=False, given={"seed": 5})
+    with pytest.raises(RunError, match="03_train"):
+        pipeline.trained_model(next(pipeline.folds(cfg)))
 
 
 @pytest.mark.parametrize("function", [pipeline.audited, lambda cfg: next(pipeline.folds(cfg))])

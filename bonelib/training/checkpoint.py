@@ -21,6 +21,9 @@ RESUMABLE_SETTINGS = {
     *("workers", "epochs", "patience", "resume", "tta", "resamples", "prevalence", "target"),
 }
 
+# Folders of checkpoints; `next` is there if a kill came before it was renamed.
+NEWEST_FIRST = ("last", "next", "previous")
+
 
 @dataclass
 class TrainingState:
@@ -46,6 +49,20 @@ def fixed_settings(cfg: Config) -> dict[str, str]:
     """The settings that must not change before a resume, as texts."""
     names = [setting.name for setting in fields(cfg) if setting.name not in RESUMABLE_SETTINGS]
     return {name: str(getattr(cfg, name)) for name in names}
+
+
+def check(run: Path, settings: dict[str, str]) -> None:
+    """RunError if the run's newest checkpoint, or its model, has other settings or splits."""
+    checkpoints = [run / "checkpoints" / name / "state.json" for name in NEWEST_FIRST]
+    for path in (*checkpoints, run / "model" / "config.json"):
+        if path.is_file():
+            try:
+                facts = dict(read_json(path))
+            # the one before is resumed from
+            except (ValueError, TypeError):
+                continue
+            made_with = facts.get("settings") or {"splits": facts.get("splits")}
+            return _check_settings(path.parent, made_with, settings)
 
 
 def save(folder: Path, state: TrainingState) -> None:
@@ -74,8 +91,7 @@ def restore(folder: Path, state: TrainingState) -> list[str]:
     RunError if it was made with other settings or splits.
     """
     messages = []
-    # `next` is there if a kill came before it was renamed
-    for path in (folder / "last", folder / "next", folder / "previous"):
+    for path in (folder / name for name in NEWEST_FIRST):
         if path.is_dir():
             try:
                 facts = _read_facts(path)
@@ -114,9 +130,11 @@ def _check_settings(path: Path, old: dict[str, str], new: dict[str, str]) -> Non
     """RunError that names each difference between a checkpoint and the training to resume."""
     changed = [name for name in new if old.get(name, new[name]) != new[name]]
     differences = "; ".join(f"{name} was {old[name]}, is {new[name]}" for name in changed)
+    if "splits" in changed:
+        differences += " (other images or another split)"
     if changed or not old:
         raise RunError(
-            f"{path} cannot be resumed: {differences or 'bonelib 1 made it'}. Restore "
-            "that, choose another run folder (BONELIB_RUN=path), or train from the beginning "
-            "(BONELIB_RESUME=0)"
+            f"{path} belongs to another training: {differences or 'bonelib 1 made it'}. Nothing "
+            "was changed. Give the same data and settings, choose another run folder "
+            "(BONELIB_RUN=path), or train from the beginning (BONELIB_RESUME=0)"
         )

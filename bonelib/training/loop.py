@@ -138,6 +138,7 @@ def fit(
     # The model: the weights of the best epoch
     if is_main:
         facts = {"epoch": state.best["epoch"], "splits": settings["splits"], "seed": cfg.seed}
+        facts["settings"] = settings
         model.save_model(nets["best"], fold.folder / "model", cfg, class_names, **facts)
     accelerator.wait_for_everyone()
     return pd.DataFrame(state.history)

@@ -102,13 +102,18 @@ def describe_weights(cfg: Config) -> str:
 
 
 def save_model(net: Net, folder: Path, cfg: Config, class_names: tuple, **facts) -> None:
-    """Write `model.safetensors` and `config.json`, all that prediction needs, and `facts`."""
+    """Write `model.safetensors` and `config.json`, all that prediction needs, and `facts`.
+
+    If the folder already holds these weights, its config.json stays, with its calibration.
+    """
     meta: dict = {"class_names": class_names, "temperature": 1.0}
     meta |= {name: getattr(cfg, name) for name in ("backbone", "backbone_args", "image_size")}
     meta |= {"mean": (net.mean / 255).flatten().tolist(), "std": (net.std / 255).flatten().tolist()}
     meta["versions"] = {"torch": torch.__version__, "timm": timm.__version__}
     with atomic_folder(folder) as temporary:
         safetensors.torch.save_model(net, str(temporary / "model.safetensors"))
+        if (folder / "config.json").is_file() and model_digest(folder) == model_digest(temporary):
+            facts |= read_json(folder / "config.json")
         write_json(temporary / "config.json", meta | facts)
 
 
