@@ -117,6 +117,8 @@ class Config:
     prevalence: parsing.Numbers = ()
     # accuracy of the answered images, when unsure ones are referred to a person
     target: float = Field(default=0.9, ge=0.34, le=1)
+    # that a threshold for screening reaches on validation images
+    sensitivity: float = Field(default=0.9, ge=0.5, le=1)
     # the tiny run that CI makes
     smoke: bool = False
     # what the user gave, as given: the content of the run's config.json

@@ -11,11 +11,14 @@ from bonelib.plots.style import Figure, save_figure
 from bonelib.training.device import processes
 
 
-def show(figure: Figure, cfg: Config, name: str) -> Figure:
-    """Keep a figure as `figures/<name>.png` in the run folder, and return it to be displayed."""
+def show(figure: Figure, cfg: Config, name: str) -> None:
+    """Keep a figure as `figures/<name>.png` in the run folder, and display it in a notebook."""
     if processes().is_main_process:
         save_figure(figure, cfg.root / "figures" / f"{name}.png")
-    return figure
+    if "ipykernel" in sys.modules:
+        from IPython.display import display
+
+        display(figure)
 
 
 def live_plot(plot: Callable[[pd.DataFrame], Figure]) -> Callable[[pd.DataFrame], None] | None:

@@ -21,7 +21,7 @@ from bonelib.storage import read_json, write_csv, write_json
 from bonelib.training.checkpoint import check, fixed_settings
 from bonelib.training.device import processes
 from bonelib.training.loop import fit
-from bonelib.training.model import TrainedModel, load_model, model_folders
+from bonelib.training.model import TrainedModel, load_model
 
 
 @dataclasses.dataclass(frozen=True)

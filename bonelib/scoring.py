@@ -55,7 +55,8 @@ def evaluate_run(
     """
     class_names, digest = folds[0].class_names, models_digest(models)
     shares = np.array(class_shares(folds[0].splits, class_names))
-    options: dict = {"target": cfg.target, "resamples": cfg.resamples, "seed": cfg.seed}
+    names = ("target", "sensitivity", "resamples", "seed")
+    options = {name: getattr(cfg, name) for name in names}
     options["prevalence"] = np.array(cfg.prevalence) if cfg.prevalence else None
     metrics = evaluate(predictions, class_names, baselines, data.table, shares, **options)
     ledger = Path(cfg.mirror or cfg.run).parent / "test_reads.json"

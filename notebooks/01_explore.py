@@ -46,6 +46,8 @@ if "google.colab" in sys.modules and find_spec("bonelib") is None:
     subprocess.run(pip, check=True)
 
 # %%
+import json
+
 from bonelib import colab, display, pipeline
 from bonelib.config import present_classes
 from bonelib.data.catalog import has_issue, usable
@@ -75,9 +77,12 @@ metadata = ""  # @param {type:"string", placeholder:"metadata.csv beside the ima
 run = ""  # @param {type:"string", placeholder:"runs/sample"}
 # @markdown Keep a copy of the results on Google Drive.
 results_on_drive = False  # @param {type:"boolean"}
+# @markdown Any other settings, as in {"class_names": "0,1,2", "given_split": "use"}.
+other = ""  # @param {type:"string"}
 # @markdown Send a zip of images from your computer (Colab only).
 upload = False  # @param {type:"boolean"}
 form = {"data": data, "classes": classes, "patient_regex": patient_regex}
+form |= json.loads(other or "{}")
 if upload:
     form["data"] = str(colab.upload("uploaded"))
 cfg = colab.settings(results_on_drive, **form, metadata=metadata, run=run)
@@ -198,7 +203,8 @@ display.Sentences(f"{name}: {count}" for name, count in summary.items())
 # %% [markdown]
 # If the number of known patients is 0, the data do not say who is who: then only copies
 # are kept together, and every result is more doubtful for it. Set `patient_regex` if
-# the file names carry the patient.
+# the file names carry the patient; where folders or file names look like patients, they
+# are grouped without it, and a finding below says so (`none` turns that off).
 #
 # ## Shortcuts
 #

@@ -53,12 +53,13 @@ from scipy.special import logsumexp
 
 from bonelib import augment, colab, display, pipeline, scoring, split
 from bonelib.evaluation import calibration, evaluate, gradcam
+from bonelib.evaluation.baselines import cheap_features, logistic_regression
 from bonelib.evaluation.findings import format_interval
 from bonelib.evaluation.predict import probability_columns, softmax_mean
 from bonelib.evaluation.predict import logits as predict_logits
 from bonelib.plots import evaluation as plots
+from bonelib.plots import training as plots_training
 from bonelib.plots.style import new_chart
-from bonelib.plots.training import image_grid
 from bonelib.report.report import write_report
 from bonelib.storage import write_json
 
@@ -162,8 +163,8 @@ display.show(plots.confusion_matrices(metrics["confusion"], names), cfg, "confus
 #
 # The figure is the confusion matrix. Rows are the true classes; the diagonal is right.
 # The classes are steps on one scale, so a neighbouring class is a small error; the two
-# corners far from the diagonal, a healthy bone predicted as the worst class or the other
-# way round, should be empty.
+# corners far from the diagonal, a healthy bone predicted as the worst class or the
+# other way round, should be empty.
 #
 # ## How certain is the accuracy?
 #
@@ -196,12 +197,16 @@ rows = {
     kind: {name: format_interval(block[name]) for name in shown if name in block}
     for kind, block in metrics["test"].items()
 }
+if "patients" in metrics:
+    by_patient = metrics["patients"]
+    rows["by patient"] = {n: format_interval(by_patient[n]) for n in shown}
 if cfg.folds:
     print(pd.DataFrame(metrics["spread"]["plain"]).T.round(3))
 pd.DataFrame(rows)
 
 # %% [markdown]
-# `plain` is one prediction per image, `tta` the mean over the views. Balanced accuracy
+# `plain` is one prediction per image, `tta` the mean over the views, and `by patient`
+# the mean over the images of a patient, where patients are known. Balanced accuracy
 # is the mean sensitivity of the classes. F1 is the harmonic mean of sensitivity and
 # PPV, macro-F1 its mean over the classes. AUROC is averaged over the classes, each
 # against the rest: 0.5 is chance. Quadratic kappa is agreement beyond chance in which
@@ -213,8 +218,8 @@ pd.DataFrame(rows)
 #
 # What do methods reach that do not look for bone? "Majority" always predicts the
 # largest class of the training set, "metadata" sees age, sex and the like, "intensity"
-# sees grey levels and texture only, and "frozen features" sees what an untouched ImageNet
-# network makes of the image; the last three are logistic regressions.
+# sees grey levels and texture only, and "frozen features" sees what an untouched
+# ImageNet network makes of the image; the last three are logistic regressions.
 
 # %%
 display.show(plots.comparison(metrics), cfg, "comparison")
@@ -237,38 +242,41 @@ axis.axvline(0, color="black")
 for limit in np.quantile(gains, [0.025, 0.975]):
     axis.axvline(limit, color="black", linestyle="--")
 display.show(figure, cfg, "difference")
-
-# %% [markdown]
-# The dashed lines enclose the middle 95%. If zero, the solid line, is between them, this
-# test set cannot tell the two apart.
-# In words, for every baseline:
-
-# %%
 display.findings(metrics["findings"], "Nothing to report.")
 
 # %% [markdown]
+# The dashed lines enclose the middle 95%. If zero, the solid line, is between them,
+# this test set cannot tell the two apart. The findings say so for every baseline,
+# frozen features included: was fine-tuning worth it?
+#
 # ## Sensitivity and specificity
 
 # %%
 block = metrics["test"]["plain"]
 kinds = ["sensitivity", "specificity", "ppv", "npv"]
+display.show(plots.roc(y, p, names), cfg, "roc")
 pd.DataFrame({k: {n: format_interval(block[k][n]) for n in names} for k in kinds})
 
 # %% [markdown]
-# Read a column: the sensitivity of a class is the share of its images that were found,
-# the specificity the share of all other images that were not taken for it. PPV and NPV
-# are the shares of right predictions among those for and against the class; they hold
-# for the class shares of this test set only (setting `prevalence` for others). The
-# curves show what other thresholds would give.
+# The further a curve is from the dashed line, the better that class is separated from
+# the others. Read the table by column: the sensitivity of a class is the share of its
+# images that were found, the specificity the share of all other images that were not
+# taken for it. PPV and NPV are the shares of right predictions among those for and
+# against the class; they hold for the class shares of this test set only (setting
+# `prevalence` for others).
+#
+# A screening test needs a high sensitivity. Setting `sensitivity`: the threshold that
+# reaches it on the validation set, and what that costs on the test set.
 
 # %%
-display.show(plots.roc(y, p, names), cfg, "roc")
+screening = pd.DataFrame(metrics["screening"])
+for name in ["sensitivity", "specificity"]:
+    screening[name] = screening[name].map(format_interval)
+screening.round(2)
 
 # %% [markdown]
-# The further a curve is from the dashed line, the better that class is separated from
-# the others. A screening test needs a high sensitivity: go to the right along the curve
-# until the sensitivity is high enough, and read on the x axis how many healthy people
-# would be referred for it.
+# `referred` and `missed` are per 1,000 people of whom the share `positive` is ill: as
+# in the data, or as `prevalence` says. The lower end of the sensitivity counts.
 #
 # ## Calibration: does 80% mean 80%?
 #
@@ -290,7 +298,7 @@ def log_loss(t):
 temperature = minimize_scalar(log_loss, bounds=(0.05, 20), method="bounded").x
 fitted = metrics["calibration"]["plain"]["temperature"]
 assert abs(temperature / fitted - 1) < 0.02, (temperature, fitted)
-print(f"temperature {temperature:.2f}: above 1 the model was too certain")
+print(f"temperature {temperature:.2f}: 1 changes nothing, above 1 is less certain")
 block = metrics["calibration"]["plain"]
 curves = {stage: block[stage]["reliability"] for stage in ("before", "after")}
 display.show(plots.reliability_diagram(curves), cfg, "reliability")
@@ -316,6 +324,49 @@ display.show(figure, cfg, "coverage")
 # is. A flat curve means that its probabilities do not tell which images are difficult.
 # Without a dot, no threshold reached the target on the validation set.
 #
+# ## How many more patients?
+#
+# A cheap classifier, logistic regression on frozen features, trained on more and more
+# of the patients. A fifth of the training and validation patients is held out each
+# time; the test set is not used.
+
+# %%
+known = fold.rows("train", "val")
+vectors, y_known = cheap_features(cfg, fold.images[known]), fold.labels[known]
+owner, results = fold.splits["group"].to_numpy()[known], []
+for repeat in range(3 if cfg.smoke else 20):
+    held_out = split.assign_folds(y_known, owner, 5, repeat) == 0
+    patients = np.random.default_rng(repeat).permutation(np.unique(owner[~held_out]))
+    row = {}
+    for share in (0.2, 0.4, 0.6, 0.8, 1.0):
+        train = np.isin(owner, patients[: round(share * len(patients))])
+        few = logistic_regression(
+            vectors[train], y_known[train], vectors[held_out], len(names)
+        )
+        hits = few.argmax(axis=1) == y_known[held_out]
+        row[f"{share:.0%} of the patients"] = hits.mean()
+    results.append(row)
+curve = pd.DataFrame(results)
+title = "Accuracy with more and more patients"
+display.show(plots_training.ranges(curve, title, "accuracy"), cfg, "learning_curve")
+gain = curve.iloc[:, -1] - curve.iloc[:, -3]
+low, high = gain.quantile([0.025, 0.975])
+interval = metrics["test"]["plain"]["accuracy"]
+half = (interval["high"] - interval["low"]) / 2
+needed = metrics["counts"]["groups"] * (half / 0.05) ** 2
+display.Sentences(
+    [
+        f"From 60% to all patients the accuracy changes by {gain.mean():+.2f} "
+        f"({low:+.2f} to {high:+.2f} in 95% of the repeats).",
+        f"To know the accuracy to within 5 points takes about {needed:.0f} test "
+        f"patients; this test set has {metrics['counts']['groups']}.",
+    ]
+)
+
+# %% [markdown]
+# If the bars no longer grow and the range of the gain includes 0, more patients of this
+# kind would help this classifier little. A fine-tuned network may need more.
+#
 # ## Failures
 #
 # Look at them. A marker, an unusual exposure or a wrong label says more than another
@@ -324,16 +375,14 @@ display.show(figure, cfg, "coverage")
 # %%
 position = {path: number for number, path in enumerate(fold.splits["path"])}
 failures = evaluate.failures(predictions, names, 6)
-galleries = []
 for title, rows in failures.items():
     pixels = fold.images[[position[path] for path in rows["path"]]]
     figure = plots.gallery(pixels, rows, names, title.capitalize())
-    galleries.append(display.show(figure, cfg, "gallery_" + title.replace(" ", "_")))
-galleries[0]
+    display.show(figure, cfg, "gallery_" + title.replace(" ", "_"))
 
 # %% [markdown]
 # The frame is the true class. If most of these images look alike in something that is
-# not bone, the model has found a shortcut. The other galleries are in the report.
+# not bone, the model has found a shortcut.
 #
 # ## Where the model looks
 #
@@ -372,7 +421,7 @@ labels = fold.splits["label"].iloc[chosen]
 captions = [f"true {t}\npredicted {names[c]}" for t, c in zip(labels, predicted)]
 kind = "no heat maps" if maps is None else "Grad-CAM"
 title = f"Four test images, then errors: {kind}"
-figure = image_grid(
+figure = plots_training.image_grid(
     fold.images[chosen], captions, title=title, maps=maps, section="explanations"
 )
 display.show(figure, cfg, "heatmaps")

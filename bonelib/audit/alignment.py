@@ -11,7 +11,7 @@ import numpy as np
 from bonelib.data.images import frame, letterbox
 
 # Agreement below which refining a map is hopeless, and above which it is not needed.
-HOPELESS, ALIGNED = 0.1, 0.87
+HOPELESS, ALIGNED = 0.3, 0.87
 # How much both images are blurred (sigma), and agreement of one image: as they are (JPEG at quality
 # 30 has 0.91, other people reach 0.84), against noise, and as a blurred copy is compared with its
 # original (0.92, if that is not similar anatomy).
@@ -55,7 +55,7 @@ def prepare(thumbnail: np.ndarray, aspect: float) -> np.ndarray:
 
 def align(a: Texture, b: Texture, start: np.ndarray) -> tuple[np.ndarray, float]:
     """The affine map from `a` to `b` near `start`, and their agreement, at most 1."""
-    score = _agreement(a, b, start)
+    score = agreement(a, b, start)
     if not HOPELESS < score < ALIGNED:
         return start, score
     stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
@@ -66,7 +66,7 @@ def align(a: Texture, b: Texture, start: np.ndarray) -> tuple[np.ndarray, float]
         # it did not converge
         return start, score
     affine = refined[1].astype(float)
-    return affine, _agreement(a, b, affine) if is_plausible(affine) else 0.0
+    return affine, agreement(a, b, affine) if is_plausible(affine) else 0.0
 
 
 def is_plausible(affine: np.ndarray) -> bool:
@@ -104,7 +104,7 @@ def describe(a: Texture, b: Texture, affine: np.ndarray) -> str:
     return "; ".join(word for word, applies in words.items() if applies) or "exported again"
 
 
-def _agreement(a: Texture, b: Texture, affine: np.ndarray) -> float:
+def agreement(a: Texture, b: Texture, affine: np.ndarray) -> float:
     """Median correlation of 8x8 tiles of `a` with `b` warped onto it; 0 with too little overlap."""
     there = _warp(b.mask, affine)
     both = a.mask * (there > 0.9)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.cluster.hierarchy import DisjointSet
 
-from bonelib.audit.alignment import LOOKS, UNLIKE, Texture, align, describe
+from bonelib.audit.alignment import LOOKS, UNLIKE, Texture, agreement, align, describe
 from bonelib.audit.keypoints import Candidate, find_candidates
 from bonelib.data.quality import is_blank
 from bonelib.storage import parallel_map
@@ -135,13 +135,15 @@ def _confirm(
     pairs: list[Pair] = []
 
     def confirm(candidate: Candidate) -> Pair | None:
+        a, b = texture(candidate[0], 0), texture(candidate[1], 0)
+        affine, score = align(a, b, candidate[2])
         for (blur_a, blur_b), least in LOOKS:
-            a, b = texture(candidate[0], blur_a), texture(candidate[1], blur_b)
-            affine, score = align(a, b, candidate[2])
-            if score >= least:
-                return *candidate[:2], describe(a, b, affine), round(score, 3)
             if score < UNLIKE:
                 break
+            a, b = texture(candidate[0], blur_a), texture(candidate[1], blur_b)
+            score = agreement(a, b, affine)
+            if score >= least:
+                return *candidate[:2], describe(a, b, affine), round(score, 3)
         return None
 
     for start in range(0, len(candidates), 1024):

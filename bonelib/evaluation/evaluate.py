@@ -12,6 +12,7 @@ from bonelib.evaluation.bootstrap import intervals, paired
 from bonelib.evaluation.findings import performance_findings
 from bonelib.evaluation.metrics import compute_metrics
 from bonelib.evaluation.predict import Arrays, select_rows, to_arrays
+from bonelib.evaluation.screening import screen, screening_findings
 from bonelib.evaluation.subgroups import catalog_results, count_classes, model_spread
 from bonelib.messages import ConfigError, DataError, sort_findings
 from bonelib.storage import read_json, text_digest, write_json
@@ -101,12 +102,22 @@ def _selective(test: Arrays, class_names: tuple, threshold: float | None) -> dic
 
 
 def _calibrated(
-    predictions: pd.DataFrame, before: Arrays, class_names: tuple, class_shares, target: float
+    predictions: pd.DataFrame,
+    before: Arrays,
+    class_names: tuple,
+    class_shares: np.ndarray,
+    prevalence: np.ndarray | None,
+    target: float,
+    sensitivity: float,
 ) -> dict:
-    """The blocks on calibration and abstaining, of test rows `before` calibration."""
+    """The blocks on calibration, abstaining and screening, of test rows `before` calibration."""
     fitted = fit_on_validation(predictions, class_names, class_shares, target)
-    y, probabilities, groups = before
-    after = y, calibration.calibrate(probabilities, fitted["temperature"], class_shares), groups
+    val = to_arrays(select_rows(predictions, "plain", "val"), class_names)
+    val, after = (
+        (y, calibration.calibrate(p, fitted["temperature"], class_shares), groups)
+        for y, p, groups in (val, before)
+    )
+    people = class_shares[1] if prevalence is None else prevalence
     drawn, held = np.asarray(class_shares, float).tolist()
     stated = {
         **fitted,
@@ -115,7 +126,9 @@ def _calibrated(
         "priors": {"learnt_with": drawn, "of_the_data": held},
     }
     selective = {"target_accuracy": target, **_selective(after, class_names, fitted["threshold"])}
-    return {"calibration": {"plain": stated}, "selective": {"plain": selective}}
+    screening = screen(val, after, class_names, people, sensitivity)
+    blocks = {"calibration": {"plain": stated}, "selective": {"plain": selective}}
+    return blocks | {"screening": screening}
 
 
 def _at_prevalence(test: Arrays, prevalence: np.ndarray, options: dict) -> dict:
@@ -136,6 +149,7 @@ def evaluate(
     class_shares: np.ndarray | None = None,
     prevalence: np.ndarray | None = None,
     target: float = 0.9,
+    sensitivity: float = 0.9,
     **sampling: int,
 ) -> dict:
     """metrics.json's content: results on test rows; val rows give temperature and threshold.
@@ -143,7 +157,7 @@ def evaluate(
     predictions: predictions.csv. baselines: from `predict_baselines`. catalog: path and, where
     known, patient, T-score and metadata. class_shares: (2, K), drawn in training and of the data,
     to be undone. prevalence: (K,) at the clinic. target: accuracy of the answered images.
-    sampling: `resamples` and `seed`.
+    sensitivity: that screening is to reach. sampling: `resamples` and `seed`.
     """
     options: dict = {"class_names": class_names, **sampling}
     tests = _test_rows(predictions, baselines)
@@ -152,13 +166,15 @@ def evaluate(
     out: dict = {"model": "plain", "counts": count_classes(plain, class_names)}
     out |= _compare(arrays, options)
     shares = np.ones((2, len(class_names))) if class_shares is None else class_shares
-    out |= _calibrated(predictions, arrays["plain"], class_names, shares, target)
+    wanted = (prevalence, target, sensitivity)
+    out |= _calibrated(predictions, arrays["plain"], class_names, shares, *wanted)
     if "seed" in predictions:
         out["spread"] = {"plain": model_spread(plain, class_names)}
     if prevalence is not None:
         out["at_prevalence"] = _at_prevalence(arrays["plain"], prevalence, options)
     out |= {"subgroups": {}} if catalog is None else catalog_results(plain, catalog, options)
-    findings = sort_findings(performance_findings(out))
+    screening = screening_findings(out["screening"], sensitivity)
+    findings = sort_findings(performance_findings(out) + screening)
     return out | {"findings": [asdict(finding) for finding in findings]}
 
 

@@ -14,13 +14,15 @@ def screen(val: tuple, test: tuple, class_names: tuple, shares: np.ndarray, want
 
     val, test: labels (N,), calibrated probabilities (N, K), groups (N,). shares: (K,) of the
     classes among 1,000 people. wanted: the sensitivity, reached on validation images by the highest
-    possible threshold on the probability of the classes from the cut on. A row: `name`,
-    `threshold`, test `sensitivity` and `specificity` with 95% intervals by patient, `positive` (its
-    share), `referred` and `missed` per 1,000.
+    possible threshold on the probability of the classes from the cut on. A cut with images on one
+    side only is left out. A row: `name`, `threshold`, test `sensitivity` and `specificity` with 95%
+    intervals by patient, `positive` (its share), `referred` and `missed` per 1,000.
     """
     rows = []
     for cut, name in enumerate(class_names[1:], 1):
         scores = np.sort(val[1][val[0] >= cut, cut:].sum(1))[::-1]
+        if not len(scores) or len(set(test[0] >= cut)) < 2:
+            continue
         threshold = float(scores[math.ceil(wanted * len(scores)) - 1])
         referred = test[1][:, cut:].sum(1) >= threshold
         decisions = np.eye(2)[referred.astype(int)]  # (N, 2)

@@ -18,7 +18,17 @@ from bonelib.storage import atomic_folder, file_digest, read_json, write_json
 # Settings that may change before a resume: they set where files are and when training ends.
 RESUMABLE_SETTINGS = {
     *("data", "run", "images", "cache", "mirror", "metadata", "given"),
-    *("workers", "epochs", "patience", "resume", "tta", "resamples", "prevalence", "target"),
+    *(
+        "workers",
+        "epochs",
+        "patience",
+        "resume",
+        "tta",
+        "resamples",
+        "prevalence",
+        "target",
+        "sensitivity",
+    ),
 }
 
 # Folders of checkpoints; `next` is there if a kill came before it was renamed.

@@ -122,8 +122,8 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def distinct(tmp_path_factory):
-    """60 different images: synthetic ones and, where present, 15 of each real set."""
-    folder = make_sample(tmp_path_factory.mktemp("sample"), images=128)
+    """30 different images: synthetic ones and, where present, 10 of each real set."""
+    folder = make_sample(tmp_path_factory.mktemp("sample"), images=80)
     planted = set(pd.read_json(folder / "planted.json")["path"])
     # one image per patient
     table = pd.read_csv(folder / "metadata.csv").drop_duplicates("patient_id")
@@ -132,9 +132,9 @@ def distinct(tmp_path_factory):
         root = Path(os.environ.get("BONELIB_REAL", "absent")) / "data" / name
         files = sorted(root.glob("*/*"))
         real = [p for p in files if p.relative_to(root).as_posix() not in REAL_COPIES]
-        paths = real[:: max(1, len(real) // 15)][:15] + paths
-    assert len(paths) >= 60
-    return [images.read(path, 600) for path in paths[:60]]
+        paths = real[:: max(1, len(real) // 10)][:10] + paths
+    assert len(paths) >= 30
+    return [images.read(path, 600) for path in paths[:30]]
 
 
 def files_of(originals):
