@@ -51,9 +51,9 @@ def split(table: pd.DataFrame, cfg: Config, fold: int = 0, repeat: int = 0) -> p
     is fold 0, and the others follow. Raises DataError if a class has too few groups.
     """
     rows = table[usable(table)].reset_index(drop=True)
-    is_free = np.ones(len(rows), bool)
-    if cfg.given_split == "use":
-        is_free = (rows["given_split"] != "test").to_numpy()
+    is_given = cfg.given_split == "use"
+    # without the given test set, if that is used
+    is_free = rows["given_split"].ne("test").to_numpy() if is_given else np.full(len(rows), True)
     class_names = present_classes(cfg, rows["label"])
     y = label_indices(rows["label"], class_names)
     k = cfg.folds or round(1 / cfg.test_size)
@@ -64,7 +64,7 @@ def split(table: pd.DataFrame, cfg: Config, fold: int = 0, repeat: int = 0) -> p
     groups = rows["group"].to_numpy()[is_free]
     folds[is_free] = assign_folds(y[is_free], groups, k, cfg.seed + 1000 * repeat)
     # a given test set is fold 0
-    folds[is_free] += not is_free.all()
+    folds[is_free] += is_given
     names = np.select([folds == fold, folds == (fold + 1) % k], ["test", "val"], "train")
     out = rows[["path", "label", "group"]].assign(split=names, fold=folds)
     for name in ("train", "val", "test"):
@@ -72,8 +72,8 @@ def split(table: pd.DataFrame, cfg: Config, fold: int = 0, repeat: int = 0) -> p
         if missing:
             raise DataError(
                 f"{name} has no image of {', '.join(sorted(missing))}: the groups are too large to "
-                f"split evenly. Use another seed (now {cfg.seed}), fewer folds (now {k}), or for a "
-                "given test set given_split = ignore"
+                f"split evenly, or what leaks was taken from a given test set. Use another seed "
+                f"(now {cfg.seed}), fewer folds (now {k}), or given_split = ignore"
             )
     return out.assign(draws=_draws(out, y, cfg))
 

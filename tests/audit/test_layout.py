@@ -78,6 +78,18 @@ def test_used_test_set_is_the_test_set_without_what_leaks(tmp_path):
         assert test == splits["path"][splits["split"] == "test"].tolist()
 
 
+def test_given_test_set_that_leaks_completely_is_an_error_and_no_other_split(tmp_path):
+    given_folder(tmp_path / "data")
+    for name in CLASSES:
+        for path in list((tmp_path / "data" / "test" / name).iterdir()):
+            shutil.copy(path, tmp_path / "data" / "train" / name)
+    cfg = settings(tmp_path, given_split="use")
+    table, results = audit(load_catalog(cfg), cfg)
+    assert len(results["given_split"]["leaking"]) == results["given_split"]["counts"]["test"]
+    with pytest.raises(DataError, match="test has no image"):
+        split(table, cfg)
+
+
 def test_audit_made_for_another_use_of_the_split_is_made_again(tmp_path):
     given_folder(tmp_path / "data")
     pipeline.audited(settings(tmp_path))
