@@ -276,8 +276,21 @@ def fold_of(
     return Fold(cfg, splits, images, Path("unused"))
 
 
+# A transformer, one with shifted windows, and convolutions: small models, and their arguments.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "test_vit": {},
+    "swin_tiny_patch4_window7_224": {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2]},
+    "convnext_atto": {},
+}
+
+
 def calibrated_run(
-    run: Path, class_names: Sequence[str] = CLASSES, seed: int = 0, size: int = 48, **facts: Any
+    run: Path,
+    class_names: Sequence[str] = CLASSES,
+    seed: int = 0,
+    size: int = 48,
+    backbone: str = "test_efficientnet",
+    **facts: Any,
 ) -> list[Any]:
     """The loaded models of a run folder: one of random weights, calibrated by `facts`.
 
@@ -290,10 +303,11 @@ def calibrated_run(
     from bonelib.training.model import build, save_model
 
     torch.manual_seed(seed)
-    cfg = Config(backbone="test_efficientnet", pretrained=False, image_size=size)
+    settings = {"backbone": backbone, "backbone_args": FAMILIES.get(backbone, {})}
+    cfg = Config(**settings, pretrained=False, image_size=size)
     net = build(cfg, len(class_names))
     # the head starts near zero: all probabilities would be equal
-    torch.nn.init.normal_(net.backbone.classifier.weight)
+    torch.nn.init.normal_(net.backbone.get_classifier().weight)
     count = len(class_names)
     held = np.arange(count, 0, -1) / np.arange(count, 0, -1).sum()
     shares = [[1 / count] * count, held.tolist()]
