@@ -1,5 +1,6 @@
 """What training changes in an image, and the fixed views that prediction averages over."""
 
+import importlib.metadata
 import itertools
 import math
 import os
@@ -16,6 +17,13 @@ import torch
 import torch.nn.functional as F
 
 from bonelib.config import VIEWS, Config
+from bonelib.messages import RunError
+
+if list(importlib.metadata.distributions(name="albumentationsx")):
+    raise RunError(
+        "albumentationsx (AGPL) is installed in place of albumentations: pip uninstall -y "
+        "albumentationsx albumentations, then pip install albumentations or nrtk-albumentations"
+    )
 
 
 def policy(cfg: Config, only: Sequence[str] | None = None) -> A.Compose:

@@ -16,6 +16,8 @@ from bonelib.run_copy import RunCopy
 from bonelib.storage import read_json
 
 MOUNT = Path("/content/drive")
+# On other runtimes the third one is there, but empty.
+TPU_VARIABLES = ("COLAB_TPU_ADDR", "TPU_NAME", "COLAB_TPU_1VM", "TPU_ACCELERATOR_TYPE")
 NO_TPU = "on Colab, choose Runtime > Change runtime type > T4 GPU: TPUs are not supported"
 
 try:
@@ -32,7 +34,7 @@ def settings(on_drive: bool = False, **form) -> Config:
     Images on Drive or in a zip are copied to the local disk, and the run folder is copied back.
     on_drive: keep a copy of the run folder in MyDrive/bonelib.
     """
-    if _is_colab() and {"COLAB_TPU_ADDR", "TPU_NAME"} & set(os.environ):
+    if _is_colab() and any(map(os.environ.get, TPU_VARIABLES)):
         raise RunError(f"this runtime has a TPU; {NO_TPU}")
     # other values can be wrong without those that the run was given
     places = ("run", "data", "mirror")

@@ -120,18 +120,23 @@ def parallel_map(function: Callable, items: Sequence, progress: str = "", thread
         return [result for results in shown for result in results]
 
 
-def list_files(folder: Path) -> list[tuple[str, int, int]]:
-    """Path, size and time of change (ns) of every file below `folder`, sorted.
+def find_files(folder: Path, hidden: tuple = (), above: tuple = ()) -> Iterator[Path]:
+    """Every file below `folder`, in links to folders, too, unless a link leads back `above` it.
 
     An OSError is raised, never a shorter list: a Drive that vanishes must not look like less data.
+    hidden: how the names of files and folders begin that are left out.
     """
+    above = (*above, folder.resolve())
+    shown = [entry for entry in os.scandir(folder) if not entry.name.startswith(hidden)]
+    for entry in sorted(shown, key=lambda entry: entry.name):
+        path = folder / entry.name
+        if not entry.is_dir():
+            yield path
+        elif path.resolve() not in above:
+            yield from find_files(path, hidden, above)
 
-    def fail(error: OSError) -> None:
-        raise error
 
-    found = []
-    for parent, _, names in os.walk(folder, onerror=fail):
-        for path in (Path(parent, name) for name in names):
-            info = path.stat()
-            found.append((path.relative_to(folder).as_posix(), info.st_size, info.st_mtime_ns))
-    return sorted(found)
+def list_files(folder: Path) -> list[tuple[str, int, int]]:
+    """Path, size and time of change (ns) of every file of `find_files`, sorted."""
+    files = [(path.relative_to(folder).as_posix(), path.stat()) for path in find_files(folder)]
+    return sorted((name, info.st_size, info.st_mtime_ns) for name, info in files)

@@ -280,6 +280,14 @@ def fold_of(
     return Fold(cfg, splits, images, Path("unused"))
 
 
+# A transformer, one with shifted windows, and convolutions: small models, and their arguments.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "test_vit": {},
+    "swin_tiny_patch4_window7_224": {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2]},
+    "convnext_atto": {},
+}
+
+
 def calibrated_run(
     run: Path,
     class_names: Sequence[str] = CLASSES,
@@ -299,7 +307,8 @@ def calibrated_run(
     from bonelib.training.model import build, save_model
 
     torch.manual_seed(seed)
-    cfg = Config(backbone=backbone, pretrained=False, image_size=size)
+    settings = {"backbone": backbone, "backbone_args": FAMILIES.get(backbone, {})}
+    cfg = Config(**settings, pretrained=False, image_size=size)
     net = build(cfg, len(class_names))
     # the head starts near zero: all probabilities would be equal
     torch.nn.init.normal_(net.backbone.get_classifier().weight)

@@ -1,5 +1,8 @@
 """The policy is strict, seeded and switchable; the views are exact."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -109,3 +112,19 @@ def test_rotated_view_is_rotated_the_right_way_and_zoomed_view_enlarges():
     column = lambda name: int(augment.views(dot, [name])[0, 0, 0].float().sum(0).argmax())  # noqa: E731
     assert row("rotate +6") < 50 < row("rotate -6"), "positive degrees are counter-clockwise"
     assert column("zoom 1.06") > 90 > column("zoom 0.94")
+
+
+@pytest.mark.parametrize(
+    ("distribution", "accepted"),
+    [("albumentationsx", False), ("AlbumentationsX", False), ("nrtk_albumentations", True)],
+)
+def test_variant_of_albumentations_with_another_licence_is_rejected_by_name(
+    tmp_path, distribution, accepted
+):
+    metadata = tmp_path / f"{distribution}-2.1.0.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 2.1.0\n")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import bonelib.augment"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode == 0) == accepted, done.stderr
+    assert accepted or "RunError: albumentationsx" in done.stderr

@@ -125,11 +125,18 @@ def test_run_of_version_1_is_rejected(tmp_path):
         colab.settings(run=str(tmp_path / "run"))
 
 
-@pytest.mark.parametrize("name", ["COLAB_TPU_ADDR", "TPU_NAME"])
-def test_tpu_runtime_is_rejected(drive, monkeypatch, name):
-    monkeypatch.setenv(name, "local")
+@pytest.mark.parametrize(
+    "variable", ["COLAB_TPU_ADDR", "TPU_NAME", "COLAB_TPU_1VM", "TPU_ACCELERATOR_TYPE"]
+)
+def test_tpu_runtime_is_rejected(drive, monkeypatch, variable):
+    monkeypatch.setenv(variable, "1")
     with pytest.raises(RunError, match="T4 GPU"):
         colab.settings()
+
+
+def test_gpu_runtime_with_an_empty_variable_about_tpus_is_accepted(drive, tiny, monkeypatch):
+    monkeypatch.setenv("COLAB_TPU_1VM", "")
+    assert colab.settings(data=str(tiny)).data == str(tiny)
 
 
 def test_runtime_without_timm_is_rejected_at_import():
@@ -137,6 +144,16 @@ def test_runtime_without_timm_is_rejected_at_import():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode and "T4 GPU" in done.stderr.splitlines()[-1]
     assert "timm" in done.stderr.splitlines()[-1]
+
+
+def test_shortcut_on_drive_to_a_folder_of_data_is_copied(drive, tiny, tmp_path):
+    drive.mount(str(colab.MOUNT))
+    (drive.far / "bones").mkdir()
+    for folder in tiny.glob("*/"):
+        (drive.far / "bones" / folder.name).symlink_to(folder)
+    cfg = colab.settings(data="MyDrive/bones", smoke="1")
+    drive.flush_and_unmount()
+    assert len(load_catalog(cfg).table) >= 60
 
 
 def test_next_notebook_on_its_own_machine_finds_results_and_settings(

@@ -187,7 +187,7 @@ def ask_without_network(folder: Path) -> None:
     # nothing was downloaded earlier
     huggingface_hub.constants.HF_HUB_CACHE = str(folder)
     asks = {
-        "WEIGHTS": lambda: build(Config(backbone="test_vit"), 3),
+        "WEIGHTS": lambda: build(Config(backbone="test_vit", image_size=160), 3),
         "KAGGLE": lambda: catalog.locate(Config(data="someone/some-set")),
     }
     for name, ask in asks.items():

@@ -75,3 +75,20 @@ def test_listing_names_every_file_and_fails_where_a_folder_cannot_be_read(tmp_pa
     assert [entry[:2] for entry in storage.list_files(tmp_path)] == [("1", 1), ("b/2", 2)]
     with pytest.raises(FileNotFoundError):
         storage.list_files(tmp_path / "absent")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+def test_listing_follows_links_but_never_back_to_a_folder_above(tmp_path):
+    folder, other = tmp_path / "folder", tmp_path / "other"
+    for path in (folder / "a.png", other / "deep" / "b.png"):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    (folder / "shortcut").symlink_to(other)
+    (folder / "again").symlink_to(other / "deep")
+    (other / "deep" / "up").symlink_to(folder)
+    (folder / "self").symlink_to(".")
+    names = ["a.png", "again/b.png", "shortcut/deep/b.png"]
+    assert [name for name, *_ in storage.list_files(folder)] == names
+    (folder / "gone").symlink_to("nowhere")
+    with pytest.raises(FileNotFoundError):
+        storage.list_files(folder)

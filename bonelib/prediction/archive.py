@@ -6,6 +6,7 @@ Memory does not grow with the number of images, except for the list of their nam
 import hashlib
 import json
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -18,10 +19,10 @@ from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 
 from bonelib.config import Config
-from bonelib.data import folders, images, quality
+from bonelib.data import dicom, fetch, folders, images, quality
 from bonelib.messages import DataError
 from bonelib.prediction import answers
-from bonelib.storage import atomic_file, stamp, write_csv
+from bonelib.storage import atomic_file, find_files, stamp, write_csv
 from bonelib.training import device
 from bonelib.training.model import TrainedModel
 
@@ -30,16 +31,19 @@ POLL_INTERVAL = 0.2
 
 
 def find_images(place: str | Path) -> tuple[Path, list[str]]:
-    """A folder and the sorted paths of all images in it at any depth; or those of one image."""
+    """A folder and the sorted paths of all files in it at any depth; or those of one image.
+
+    Hidden files are left out; DataError if no file is an image.
+    """
     root = Path(place).expanduser()
     if root.is_file():
         return root.parent, [root.name]
-    files = [folder / name for folder, _, names in folders.walk(root) for name in names]
-    paths = sorted(path.relative_to(root).as_posix() for path in files if folders.is_image(path))
-    if not paths:
+    with fetch.fetch_errors(root):
+        files = list(find_files(root, hidden=(".", "__MACOSX")))
+    if not any(folders.is_image(path) for path in files):
         suffixes = ", ".join(sorted(folders.IMAGE_SUFFIXES))
         raise DataError(f"{root}: found no file named {suffixes}, and no DICOM without a suffix")
-    return root, paths
+    return root, sorted(path.relative_to(root).as_posix() for path in files)
 
 
 def answer_archive(
@@ -52,7 +56,7 @@ def answer_archive(
     (with sizes and times of change) makes another folder.
     """
     state, precision = device.processes(), device.precision(cfg, device.device())
-    key = _archive_key([part, precision], models, root, paths)
+    key, size = _archive_key([part, precision], models, root, paths), models[0].meta["image_size"]
     # one process lists the files for all: an archive may change meanwhile
     paths, key = broadcast_object_list([list(paths), key])
     out = cfg.root / "answers" / f"{root.resolve().name}-{key}" / "answers.csv"
@@ -62,12 +66,13 @@ def answer_archive(
     parts = {out.with_name(f"part-{i // part:05}.csv"): paths[i : i + part] for i in starts}
     mine = list(parts)[state.process_index :: state.num_processes]
     missing = [file for file in mine if _read_part(file, parts[file]) is None]
-    files = (root / path for file in missing for path in parts[file])
-    decoded = _decode_ahead(files, models[0].meta["image_size"], part)
+    # one file that was named is read whatever its suffix
+    reads = ((root, path, size, len(paths) == 1) for file in missing for path in parts[file])
+    decoded = _decode_ahead(reads, part)
     for file in tqdm(missing, "predict", unit="part", delay=2, disable=not state.is_main_process):
         some = list(islice(decoded, len(parts[file])))
         table = answers.answer_images(models, some, 2 * cfg.batch_size, precision)
-        table.insert(0, "path", parts[file])
+        table.insert(0, "path", [_writable(path) for path in parts[file]])
         write_csv(file, table, float_format="%.6f")
     if state.is_main_process:
         _merge(parts, out)
@@ -80,17 +85,32 @@ def answer_archive(
 def _archive_key(options, models, root, paths) -> str:
     """A hash of everything that the predictions depend on."""
     known = [answers.models_digest(models), *(model.meta for model in models), str(root.resolve())]
-    digest = hashlib.sha256(json.dumps([images.DECODING_VERSION, options, known]).encode())
+    options += [images.DECODING_VERSION, dicom.installed_readers()]
+    digest = hashlib.sha256(json.dumps([options, known]).encode())
     for path in paths:
         digest.update(json.dumps([path, *stamp(root / path)]).encode())
     return digest.hexdigest()[:12]
 
 
-def _decode_ahead(files, size, count):
-    """`read_for_model` of each file; `count` files are decoded while the model works."""
+def _writable(path: str) -> str:
+    """The path as text that a table can hold: what is not valid in it is escaped."""
+    return re.sub("[\r\ud800-\udfff]", lambda found: ascii(found[0])[1:-1], path)
+
+
+def _read(root: Path, path: str, size: int, is_alone: bool):
+    """`quality.read_for_model` of a file that was found, or the reason why it was not read."""
+    if path != _writable(path):
+        return None, "not read: its name is not valid text, rename the file"
+    if not is_alone and not catalog.is_image(root / path):
+        return None, "not read: no image by its suffix, and no DICOM"
+    return quality.read_for_model(root / path, size)
+
+
+def _decode_ahead(reads, count):
+    """The results of `_read`; `count` files are decoded while the model works."""
     cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     with ThreadPoolExecutor(max(1, cores)) as pool:
-        submitted = (pool.submit(quality.read_for_model, file, size) for file in files)
+        submitted = (pool.submit(_read, *read) for read in reads)
         waiting = deque(islice(submitted, count))
         while waiting:
             yield waiting.popleft().result()
@@ -101,7 +121,7 @@ def _read_part(file: Path, paths: Sequence[str]) -> pd.DataFrame | None:
     """A part as texts; None if it is absent, incomplete, or of other files."""
     try:
         table = pd.read_csv(file, dtype=str, keep_default_na=False)
-        return table if table["path"].tolist() == list(paths) else None
+        return table if table["path"].tolist() == [_writable(path) for path in paths] else None
     except (OSError, ValueError, KeyError):
         return None
 

@@ -1,5 +1,6 @@
 """Checkpoints: written atomically, checked by hash when read, and resumed from exactly."""
 
+import contextlib
 import shutil
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -65,12 +66,9 @@ def check(run: Path, settings: dict[str, str]) -> None:
     """RunError if the run's newest checkpoint, or its model, has other settings or splits."""
     checkpoints = [run / "checkpoints" / name / "state.json" for name in NEWEST_FIRST]
     for path in (*checkpoints, run / "model" / "config.json"):
-        if path.is_file():
-            try:
-                facts = dict(read_json(path))
-            # the one before is resumed from
-            except (ValueError, TypeError):
-                continue
+        # a damaged one is not resumed from
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            facts = dict(read_json(path))
             made_with = facts.get("settings") or {"splits": facts.get("splits")}
             return _check_settings(path.parent, made_with, settings)
 

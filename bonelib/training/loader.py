@@ -57,8 +57,8 @@ class AugmentedBatches(Dataset):
         for i, (row, epoch, repeat) in enumerate(draws):
             augment.seed(self.policy, self.seed, epoch, row, repeat)
             batch[i, 0] = self.policy(image=images[row].copy())["image"]
-        rows = [row for row, _, _ in draws]
-        return torch.from_numpy(batch), torch.from_numpy(self.labels[rows])
+        labels = self.labels[[row for row, _, _ in draws]]
+        return torch.from_numpy(batch), torch.from_numpy(labels)
 
     def __getstate__(self) -> dict:
         """Where loader processes are spawned, each opens a memory map's file instead of a copy."""

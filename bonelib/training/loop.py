@@ -32,15 +32,13 @@ PROGRESS_COLUMNS = ("epoch", "train_loss", "val_loss", "val_accuracy", "images_p
 
 
 def fit(
-    fold: Fold,
-    before_checkpoint: Callable[[], object] = lambda: None,
-    after_epoch: Callable[[pd.DataFrame], object] = lambda history: None,
+    fold: Fold, before_checkpoint: Callable = lambda: None, after_epoch: Callable = lambda _: None
 ) -> pd.DataFrame:
     """Train on a fold and return the history, one row per epoch.
 
     Writes `checkpoints/`, `history.csv` and `model/` (the epoch of best validation accuracy, ties
     broken by loss) to the fold's folder, and resumes from there. Under torchrun each process takes
-    its share of every batch, and the first one alone writes and calls the two functions.
+    its share of every batch; the first one alone writes and calls `after_epoch(history)`.
     """
     # Setup: processes and batches
     cfg, class_names, checkpoints = fold.cfg, fold.class_names, fold.folder / "checkpoints"
@@ -60,8 +58,9 @@ def fit(
     if world > 1 and device.type == "cuda":
         net.backbone = convert_sync_batchnorm(net.backbone)
     net.freeze(cfg.freeze)
-    # no weight decay on norms and biases
-    groups = param_groups_weight_decay(net.backbone, cfg.weight_decay)
+    # no weight decay on norms and biases, nor on the positions and tokens of transformers
+    spared = net.backbone.no_weight_decay() if hasattr(net.backbone, "no_weight_decay") else ()
+    groups = param_groups_weight_decay(net.backbone, cfg.weight_decay, no_weight_decay_list=spared)
     optimizer = torch.optim.AdamW(groups, lr=cfg.lr)
     schedule = CosineAnnealingWarmRestarts(optimizer, cfg.cycle, cfg.cycle_mult, cfg.lr / 100)
     # with ema = 0 the average is the last value

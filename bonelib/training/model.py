@@ -1,6 +1,8 @@
 """The model: a timm backbone that takes grey images; built, frozen, saved and loaded."""
 
+import contextlib
 import difflib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -79,6 +81,7 @@ def build(cfg: Config, class_count: int) -> Net:
         backbone = _create_backbone(cfg, class_count)
     # the model hub's client raises many types
     except Exception as error:
+        _check_size(cfg)
         if not cfg.pretrained:
             raise
         raise RunError(
@@ -88,33 +91,36 @@ def build(cfg: Config, class_count: int) -> Net:
             "weights (BONELIB_PRETRAINED=0), which needs far more images"
         ) from error
     # some of timm's heads start at large logits: start at chance
-    if isinstance(head := backbone.get_classifier(), nn.Linear):
-        nn.init.normal_(head.weight, std=0.01)
-        nn.init.zeros_(head.bias)
+    for layer in _head(backbone).modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
     known = backbone.pretrained_cfg
     return Net(backbone, cfg.mean or known["mean"], cfg.std or known["std"])
 
 
 def describe_weights(cfg: Config) -> str:
-    """The backbone, and where the weights that training starts from come from."""
-    pretrained = cfg.weights or "ImageNet weights of the model hub"
-    return f"{cfg.backbone} from {pretrained if cfg.pretrained else 'random weights'}"
+    """The backbone, where the weights that training starts from come from, and their licence."""
+    if not cfg.pretrained or cfg.weights:
+        return f"{cfg.backbone} from {cfg.weights or 'random weights'}"
+    tag, licence = (timm.get_pretrained_cfg_value(cfg.backbone, key) for key in ("tag", "license"))
+    # in1k, in12k, in21k and in22k are sets of ImageNet
+    name = "ImageNet weights" if re.search("in(1|12|21|22)k", tag or "") else "weights"
+    return f"{cfg.backbone} from {name} of the model hub ({tag}), licence {licence or 'not given'}"
 
 
 def save_model(net: Net, folder: Path, cfg: Config, class_names: tuple, **facts) -> None:
-    """Write `model.safetensors` and `config.json`, all that prediction needs, and `facts`.
-
-    If the folder already holds these weights, its config.json stays, with its calibration.
-    """
-    meta: dict = {"class_names": class_names, "temperature": 1.0}
+    """Write model.safetensors and config.json (with `facts`); the same weights stay calibrated."""
+    meta: dict = {"class_names": class_names}
     meta |= {name: getattr(cfg, name) for name in ("backbone", "backbone_args", "image_size")}
     meta |= {"mean": (net.mean / 255).flatten().tolist(), "std": (net.std / 255).flatten().tolist()}
     meta["versions"] = {"torch": torch.__version__, "timm": timm.__version__}
     with atomic_folder(folder) as temporary:
         safetensors.torch.save_model(net, str(temporary / "model.safetensors"))
-        if (folder / "config.json").is_file() and model_digest(folder) == model_digest(temporary):
-            facts |= read_json(folder / "config.json")
-        write_json(temporary / "config.json", meta | facts)
+        with contextlib.suppress(OSError, ValueError):
+            if model_digest(folder) == model_digest(temporary):
+                meta = read_json(folder / "config.json") | meta
+        write_json(temporary / "config.json", {"temperature": 1.0} | meta | facts)
 
 
 def load_model(folder: Path) -> TrainedModel:
@@ -123,12 +129,13 @@ def load_model(folder: Path) -> TrainedModel:
         meta = read_json(folder / "config.json")
         _check_backbone(meta["backbone"], meta["backbone_args"])
         arguments = meta["backbone_args"] | {"num_classes": len(meta["class_names"])}
-        net = Net(timm.create_model(meta["backbone"], **arguments), meta["mean"], meta["std"])
+        backbone = _timm_model(meta["backbone"], meta["image_size"], **arguments)
+        net = Net(backbone, meta["mean"], meta["std"])
         safetensors.torch.load_model(net, folder / "model.safetensors")
     # a damaged or foreign file raises many types
     except Exception as error:
         raise RunError(
-            f"{folder} holds no complete model of this version: run 03_train first ({error!r})"
+            f"{folder} holds no complete model (run 03_train first): {error!r}"
         ) from error
     return TrainedModel(net.to(device()).eval(), meta, folder)
 
@@ -150,15 +157,25 @@ def model_digest(*folders: Path) -> str:
     return digests[0] if len(digests) == 1 else text_digest("".join(digests))
 
 
+def _timm_model(backbone: str, image_size: int, **arguments):
+    """timm's model for images of this size, which most transformers must know; tried once."""
+    if timm.get_pretrained_cfg_value(backbone, "fixed_input_size"):
+        arguments = {"img_size": image_size, **arguments}
+    model = timm.create_model(backbone, **arguments).eval()
+    with torch.inference_mode():
+        model(torch.zeros(1, 3, image_size, image_size))
+    return model
+
+
 def _create_backbone(cfg: Config, class_count: int):
     """timm's model; ValueError if a file lacks a tensor, which timm would leave random."""
     arguments = {"drop_rate": cfg.dropout, **cfg.backbone_args, "num_classes": class_count}
-    if not cfg.weights:
-        return timm.create_model(cfg.backbone, pretrained=cfg.pretrained, **arguments)
-    if not cfg.weights.endswith(".safetensors"):
+    arguments["pretrained_cfg_overlay"] = {"file": cfg.weights} if cfg.weights else None
+    if cfg.weights and not cfg.weights.endswith(".safetensors"):
         raise ValueError("pickles are not read")
-    file = {"file": cfg.weights}
-    backbone = timm.create_model(cfg.backbone, True, pretrained_cfg_overlay=file, **arguments)
+    backbone = _timm_model(cfg.backbone, cfg.image_size, pretrained=cfg.pretrained, **arguments)
+    if not cfg.weights:
+        return backbone
     with safetensors.safe_open(cfg.weights, framework="pt") as tensors:
         missing = sorted(_body(backbone).keys() - set(tensors.keys()))
     if missing:
@@ -168,15 +185,39 @@ def _create_backbone(cfg: Config, class_count: int):
 
 def _body(backbone) -> dict[str, nn.Parameter]:
     """The backbone's parameters by name, without those of its head."""
-    head = {id(parameter) for parameter in backbone.get_classifier().parameters()}
+    head = {id(parameter) for parameter in _head(backbone).parameters()}
     return {name: p for name, p in backbone.named_parameters() if id(p) not in head}
+
+
+def _head(backbone) -> nn.ModuleList:
+    """The last layer, or the two of a distilled model."""
+    head = backbone.get_classifier()
+    return nn.ModuleList(head if isinstance(head, tuple) else [head])
+
+
+def _check_size(cfg: Config) -> None:
+    """ConfigError if images of this size do not fit the backbone; it names sizes that do."""
+    below, fitting = cfg.image_size // 32 * 32, set()
+    native = timm.get_pretrained_cfg_value(cfg.backbone, "input_size") or [224]
+    for size in (cfg.image_size, below, below + 32, native[-1]):
+        # each architecture raises another type
+        with contextlib.suppress(Exception):
+            _timm_model(cfg.backbone, size, **cfg.backbone_args)
+            fitting.add(size)
+    if fitting and cfg.image_size not in fitting:
+        found = f"image_size = {cfg.image_size} (BONELIB_IMAGE_SIZE) does not fit {cfg.backbone}"
+        raise ConfigError(f"{found}: choose one of {', '.join(map(str, sorted(fitting)))}")
 
 
 def _check_backbone(backbone: str, arguments: dict) -> None:
     """ConfigError if timm has no such architecture, or if an argument names a file."""
-    if not timm.is_model(backbone.split(".")[0]):
-        near = ", ".join(difflib.get_close_matches(backbone, timm.list_models(), 5)) or "none"
-        raise ConfigError(f"backbone = {backbone!r}: unknown to timm; similar names: {near}")
+    name, _, tag = backbone.partition(".")
+    if not timm.is_model(name) or (tag and backbone not in timm.list_pretrained()):
+        names = timm.list_models() + timm.list_pretrained()
+        known = {re.sub("[^a-z0-9]", "", name): name for name in names}
+        near = difflib.get_close_matches(re.sub("[^a-z0-9]", "", backbone.lower()), known, 5)
+        similar = ", ".join(known[name] for name in near) or "none"
+        raise ConfigError(f"backbone = {backbone!r}: unknown to timm; similar names: {similar}")
     # timm would unpickle such a file
     files = [name for name in arguments if name.startswith(("pretrained", "checkpoint", "cache"))]
     if files:

@@ -19,12 +19,13 @@ import pytest
 from PIL import Image
 
 from bonelib.config import CLASSES, Config
+from bonelib.data import dicom
 from bonelib.data.quality import read_for_model
 from bonelib.evaluation.predict import probability_columns
 from bonelib.messages import DataError, RunError
 from bonelib.prediction import answers
 from bonelib.prediction.archive import answer_archive, find_images
-from tests.builders import calibrated_run
+from tests.builders import calibrated_run, dicom_file
 
 ROOT = Path(__file__).parents[2]
 COLUMNS = probability_columns(CLASSES)
@@ -143,14 +144,15 @@ def test_names_with_quotes_lines_and_any_letters_are_kept(run):
     assert not table["reason"].str.startswith("unreadable").any()
 
 
-def test_files_are_found_by_suffix_or_as_dicom_and_hidden_ones_are_not(tmp_path):
+def test_every_file_is_found_unless_hidden(tmp_path):
     fill(tmp_path / "a", 2)
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "scan").write_bytes(bytes(128) + b"DICM")
     (tmp_path / "README").write_text("no image")
     for hidden in (".cache", "__MACOSX"):
         fill(tmp_path / hidden, 1)
-    assert find_images(tmp_path) == (tmp_path, ["a/0/0.png", "a/1/1.png", "scan"])
+    found = ["README", "a/0/0.png", "a/1/1.png", "notes.txt", "scan"]
+    assert find_images(tmp_path) == (tmp_path, found)
     assert find_images(str(tmp_path / "a/0/0.png")) == (tmp_path / "a/0", ["0.png"])
 
 
@@ -160,6 +162,66 @@ def test_place_without_images_is_rejected(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty"):
         find_images(tmp_path / "empty")
+    (tmp_path / "empty" / "notes.txt").write_text("no image")
+    with pytest.raises(DataError, match="empty"):
+        find_images(tmp_path / "empty")
+
+
+def reasons(cfg: Config) -> dict[str, str]:
+    return dict(answered(cfg)[1][["path", "reason"]].to_numpy())
+
+
+def test_every_file_that_is_found_has_a_row_that_says_why_it_was_not_read(run):
+    folder = fill(Path(run.images), 3)
+    for name in ("notes.txt", "0/Thumbs.db", "README", "scan.webp", "0.png.bak"):
+        (folder / name).write_bytes((folder / "0" / "0.png").read_bytes())
+    (folder / "x.png").mkdir()
+    shutil.copy(folder / "0" / "0.png", folder / "x.png" / "UPPER.PNG")
+    rows = reasons(run)
+    read = {"0/0.png", "1/1.png", "2/2.png", "x.png/UPPER.PNG"}
+    assert {path for path, reason in rows.items() if not reason.startswith("not read")} == read
+    assert len(rows) == 9 and not any(rows[path].startswith("unreadable") for path in read)
+
+
+def test_one_file_that_was_named_is_read_whatever_its_suffix(run):
+    image = fill(Path(run.images), 1) / "0" / "0.png"
+    named = image.rename(image.with_name("photo.PNG_large"))
+    assert not reasons(replace(run, images=str(named)))["photo.PNG_large"].startswith("not read")
+    named.write_text("no image")
+    assert reasons(replace(run, images=str(named)))["photo.PNG_large"].startswith("unreadable")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not valid text")
+def test_names_that_are_not_valid_text_have_escaped_rows_and_stop_nothing(run):
+    folder = fill(Path(run.images), 2)
+    content = (folder / "0" / "0.png").read_bytes()
+    for name in (b"caf\xe9.png", b"two\rlines.png", b"\xff/inside.png"):
+        path = Path(os.fsdecode(bytes(folder) + b"/" + name))
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    rows = reasons(run)
+    escaped = {"caf\\udce9.png", "two\\rlines.png", "\\udcff/inside.png"}
+    assert rows.keys() == escaped | {"0/0.png", "1/1.png"}
+    assert all(rows[path].startswith("not read") for path in escaped)
+    assert reasons(run) == rows
+
+
+def test_images_in_linked_folders_are_predicted_once(run, tmp_path):
+    fill(tmp_path / "elsewhere", 1)
+    folder = fill(Path(run.images), 1)
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(folder)
+    assert find_images(folder)[1] == ["0/0.png", "link/0/0.png"]
+
+
+def test_answers_that_depend_on_an_installed_package_are_made_again(run, monkeypatch):
+    folder = fill(Path(run.images), 1)
+    (folder / "scan.dcm").write_bytes(dicom_file())
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "pydicom", None)
+        patched.setattr(dicom, "installed_readers", list)
+        assert "pip install pydicom" in reasons(run)["scan.dcm"]
+    assert not reasons(run)["scan.dcm"].startswith("unreadable")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes")
@@ -167,10 +229,9 @@ def test_pipes_and_broken_links_are_referred_as_unreadable(run):
     folder = fill(Path(run.images), 1)
     os.mkfifo(folder / "pipe.png")
     (folder / "gone.png").symlink_to("nowhere.png")
-    reasons = dict(answered(run)[1][["path", "reason"]].to_numpy())
-    assert reasons["pipe.png"].startswith("unreadable")
-    assert reasons["gone.png"].startswith("unreadable")
-    assert not reasons["0/0.png"].startswith("unreadable")
+    rows = reasons(run)
+    assert rows["pipe.png"].startswith("unreadable") and rows["gone.png"].startswith("unreadable")
+    assert not rows["0/0.png"].startswith("unreadable")
 
 
 def test_folder_that_cannot_be_written_is_an_error_that_names_it(run):

@@ -11,7 +11,7 @@ import pytest
 from bonelib.messages import RunError
 from bonelib.prediction import export
 from bonelib.prediction.answers import answer_images
-from tests.builders import calibrated_run
+from tests.builders import FAMILIES, calibrated_run
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the optional extra export")
 pytest.importorskip("onnxscript", reason="needs the optional extra export")
@@ -45,6 +45,15 @@ def test_exported_file_gives_the_calibrated_probabilities_for_any_batch(models, 
     facts = session.get_modelmeta().custom_metadata_map
     assert json.loads(facts["class_names"]) == NAMES and json.loads(facts["threshold"]) == 0.6
     assert "no diagnosis" in facts["notice"]
+
+
+@pytest.mark.parametrize("backbone", FAMILIES)
+def test_other_families_of_backbones_predict_and_are_exported(backbone, tmp_path):
+    loaded = calibrated_run(tmp_path, NAMES, size=64, backbone=backbone)
+    images = np.random.default_rng(0).integers(0, 255, (3, 64, 64), dtype=np.uint8)
+    table = answer_images(loaded, [(image, "") for image in images])
+    assert table.iloc[:, :4].to_numpy().std(axis=0).max() > 1e-3
+    assert export.to_onnx(loaded, images, tmp_path / "model.onnx") <= export.TOLERANCE
 
 
 def test_file_with_other_probabilities_is_not_kept(models, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from bonelib.config import Config
 from bonelib.messages import ConfigError, RunError
-from bonelib.training import model
+from bonelib.training import loop, model
+from tests.builders import FAMILIES
+from tests.training.trainee import training_fold
 
 SMALL = {"backbone": "test_efficientnet", "pretrained": False}
 IMAGES = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (4, 1, 64, 64), dtype=np.uint8))
@@ -120,10 +123,93 @@ def test_unknown_backbone_is_an_error_that_names_similar_ones():
         model.build(Config(backbone="eficientnet_b3", pretrained=False), 3)
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("EfficientNetB3", "efficientnet_b3"),
+        ("EfficientNet-B3", "efficientnet_b3"),
+        ("ResNet-50", "resnet50"),
+        ("convnext tiny", "convnext_tiny"),
+        ("ViT_Tiny_Patch16_224", "vit_tiny_patch16_224"),
+        ("efficientnet_b3.ra_in1k", "efficientnet_b3.ra2_in1k"),
+    ],
+)
+def test_names_are_suggested_without_regard_to_case_and_separators(written, meant):
+    with pytest.raises(ConfigError, match=f"{meant}(,|$)"):
+        model.build(Config(backbone=written, pretrained=False), 3)
+
+
 def test_description_says_where_the_weights_come_from():
     assert "random" in model.describe_weights(Config(**SMALL))
     assert "ImageNet" in model.describe_weights(Config())
     assert "here.safetensors" in model.describe_weights(Config(weights="here.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "is_imagenet", "licence"),
+    [
+        ("efficientnet_b3", True, "apache-2.0"),
+        ("tf_efficientnetv2_s.in21k", True, "apache-2.0"),
+        ("vit_base_patch16_clip_224.openai", False, "apache-2.0"),
+        ("convnext_tiny.dinov3_lvd1689m", False, "dinov3-license"),
+        ("regnety_320.seer", False, "seer-license"),
+        ("hiera_tiny_224", True, "cc-by-nc-4.0"),
+    ],
+)
+def test_description_names_the_licence_and_imagenet_only_where_it_was_used(
+    backbone, is_imagenet, licence
+):
+    text = model.describe_weights(Config(backbone=backbone))
+    assert ("ImageNet" in text) == is_imagenet and licence in text
+
+
+@pytest.mark.parametrize("backbone", FAMILIES)
+def test_backbones_of_other_families_are_frozen_trained_and_loaded(backbone, tmp_path):
+    arguments = FAMILIES[backbone]
+    fold = training_fold(
+        tmp_path, backbone=backbone, backbone_args=arguments, image_size=64, freeze=0.3, epochs=1
+    )
+    fold = replace(fold, images=fold.images.repeat(2, 1).repeat(2, 2))
+    loop.fit(fold)
+    torch.manual_seed(fold.cfg.seed)
+    net = model.build(fold.cfg, 3)
+    before, loaded = net.state_dict(), model.load_model(tmp_path / "model")
+    changed = {k for k, v in loaded.net.cpu().state_dict().items() if not torch.equal(v, before[k])}
+    parameters = [name for name, _ in net.named_parameters()]
+    head = [name for name in parameters if net.get_parameter(name).shape[0] == 3]
+    frozen = [name for name in parameters if name not in head][: int(0.3 * (len(parameters) - 2))]
+    assert not changed & set(frozen) and {parameters[-1]} <= changed
+    path = tmp_path / "checkpoints" / "last" / "optimizer.pt"
+    groups = torch.load(path, weights_only=True)["optimizer"]["param_groups"]
+    spared = getattr(net.backbone, "no_weight_decay", set)()
+    decayed = [
+        name
+        for name in set(parameters) - set(frozen)
+        if net.get_parameter(name).ndim > 1 and name.removeprefix("backbone.") not in spared
+    ]
+    counts = {group["weight_decay"]: len(group["params"]) for group in groups}
+    assert counts[fold.cfg.weight_decay] == len(decayed)
+
+
+def test_distilled_model_with_two_heads_starts_at_chance_and_can_be_frozen():
+    net = model.build(Config(backbone="levit_128s", pretrained=False, image_size=64), 3)
+    net.freeze(1.0)
+    trained = {name for name, p in net.named_parameters() if p.requires_grad}
+    assert {name.split(".")[1] for name in trained} == {"head", "head_dist"}
+    assert (net.eval()(IMAGES).softmax(1) - 1 / 3).abs().max() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("backbone", "image_size"),
+    [("test_vit", 300), ("efficientformer_l1", 64), ("xcit_nano_12_p8_224", 100)],
+)
+def test_size_that_does_not_fit_is_an_error_that_names_sizes_that_do(backbone, image_size):
+    settings = {"backbone": backbone, "pretrained": False}
+    with pytest.raises(ConfigError, match=f"image_size = {image_size}") as error:
+        model.build(Config(**settings, image_size=image_size), 3)
+    sizes = str(error.value).split("choose one of ")[1].split(", ")
+    for size in map(int, sizes):
+        assert model.build(Config(**settings, image_size=size), 3)
 
 
 def saved(folder: Path) -> tuple[model.Net, Path]:
