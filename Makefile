@@ -2,6 +2,7 @@
 # make run DATA=path RUN=runs/name      the series on your own images, one folder per class
 # make test                             lint, the notebook pairs, unit tests, every notebook on tiny data
 # make test-colab                       the same tests on the versions that a stock Colab runtime ships
+# make test-colab RUNTIME=2026.04       ... that an older runtime ships, which users can still choose
 # make bench, make bench-gpu            speed, side by side with what a user would pick instead
 # make soak                             the long versions of some tests
 # make docs                             the notebooks, executed on the sample, into docs/notebooks
@@ -9,6 +10,7 @@
 # make colab REPO=owner/name            put the repository's address into the badges and setup cells
 PYTHON ?= python3
 VENV := .venv
+RUNTIME ?= newest
 BIN := $(VENV)/bin
 NOTEBOOKS := $(basename $(notdir $(sort $(wildcard notebooks/*.py))))
 export PYTHONUNBUFFERED := 1
@@ -25,17 +27,17 @@ run: $(VENV)/installed
 test: lint tests
 
 test-colab:
-	$(MAKE) VENV=.venv-colab CONSTRAINT='--constraint .ci/colab-constraints.txt' resolve tests
+	$(MAKE) VENV=.venv-colab-$(RUNTIME) CONSTRAINT='--constraint .ci/colab/$(RUNTIME).txt' resolve tests
 
 tests: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 	@set -e; runs="$$(mktemp -d)"; trap 'rm -rf "$$runs"' EXIT; for name in $(NOTEBOOKS); do \
 	  BONELIB_SMOKE=1 BONELIB_CACHE='$(CURDIR)/.cache/smoke' BONELIB_RUN="$$runs/$$name" \
 	  $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks/$$name.ipynb; \
 	done
 
 resolve: $(VENV)/installed
-	$(BIN)/python .ci/resolve.py
+	$(BIN)/python .ci/resolve.py .ci/colab/$(RUNTIME).txt
 
 bench: .venv-bench/installed
 	CUDA_VISIBLE_DEVICES= .venv-bench/bin/python benchmarks/run.py
@@ -68,7 +70,7 @@ sync: $(VENV)/installed
 colab:
 	$(PYTHON) .ci/stamp.py $(REPO)
 
-$(VENV)/installed: requirements.txt pyproject.toml .ci/colab-constraints.txt
+$(VENV)/installed: requirements.txt pyproject.toml .ci/colab/$(RUNTIME).txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
 	  "$(PYTHON) is Python %d.%d; bonelib needs 3.11 or newer: make PYTHON=python3.12 ..." % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
@@ -76,4 +78,4 @@ $(VENV)/installed: requirements.txt pyproject.toml .ci/colab-constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv .venv-bench .venv-colab .cache runs
+	rm -rf .venv .venv-bench .venv-colab-* .cache runs

@@ -1,4 +1,7 @@
-"""Would the requirements move a package of a stock Colab runtime? Nothing is installed."""
+"""Would the requirements move a package of a stock Colab runtime? Nothing is installed.
+
+The argument is a file of .ci/colab, whose first lines name the Python of the runtime.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,12 @@ from itertools import chain
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TARGET = [
-    "--python-version",
-    "3.13",
-    "--python-platform",
-    "x86_64-manylinux_2_28",
-    "--only-binary",
-    ":all:",
-]
+TARGET = ["--python-platform", "x86_64-manylinux_2_28", "--only-binary", ":all:"]
 
 
 def added(requirements: str, stock: Path, *options: str) -> list[str]:
     """The packages that `requirements` add to `stock`; RuntimeError if one there would move."""
+    python = re.search(r"Python (3\.\d+)", stock.read_text())
     command = [
         sys.executable,
         "-m",
@@ -32,6 +29,7 @@ def added(requirements: str, stock: Path, *options: str) -> list[str]:
         "--constraint",
         str(stock),
         *TARGET,
+        *(["--python-version", python[1]] if python else []),
         *options,
     ]
     command += [
@@ -57,7 +55,7 @@ if __name__ == "__main__":
         "optional-dependencies"
     ]
     wanted = "\n".join([(ROOT / "requirements.txt").read_text(), *chain(*extras.values())])
-    new = added(wanted, ROOT / ".ci" / "colab-constraints.txt")
+    new = added(wanted, Path(sys.argv[1]))
     # torch brings its CUDA libraries; on Colab they are there with it
     print(
         "nothing in a stock Colab runtime moves; added:",

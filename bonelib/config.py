@@ -5,22 +5,13 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
-from bonelib.parsing import (
-    Commas,
-    Json,
-    Numbers,
-    Texts,
-    check_json,
-    check_names,
-    config_error,
-    one_of,
-)
-from bonelib.profiles import profile_of
+from bonelib.parsing import Commas, Json, Numbers, Positives, Texts, check_names, config_error
+from bonelib.profiles import SCRATCH_PROFILE, profile_of
 
 # Default class names, from healthy to ill.
 CLASSES = ("Normal", "Osteopenia", "Osteoporosis")
@@ -32,8 +23,8 @@ VIEWS = (
     *("identity", "mirror", "rotate -6", "rotate +6", "mirror rotate -6", "mirror rotate +6"),
     *("zoom 0.94", "zoom 1.06", "mirror zoom 0.94", "mirror zoom 1.06"),
 )
-Augmentations = Annotated[tuple[Annotated[str, one_of(AUGMENTATIONS)], ...], Commas]
-Views = Annotated[tuple[Annotated[str, one_of(VIEWS)], ...], Commas]
+Augmentations = Annotated[tuple[Literal[AUGMENTATIONS], ...], Commas]  # type: ignore[valid-type]
+Views = Annotated[tuple[Literal[VIEWS], ...], Commas]  # type: ignore[valid-type]
 
 # Settings that belong to a machine or a moment, not to a run.
 NOT_SAVED = ("run", "images", "mirror", "cache", "smoke")
@@ -84,10 +75,10 @@ class Config:
     # a .safetensors file of backbone weights, in place of the model hub
     weights: str = ""
     # passed to timm, e.g. {"pad_type": "same"}
-    backbone_args: Annotated[dict, Json] = Field(default_factory=dict)
+    backbone_args: Annotated[dict[str, Any], Json] = Field(default_factory=dict)
     # of the images that the weights were trained on, 0..1; empty: timm's values for this backbone
     mean: Numbers = ()
-    std: Numbers = ()
+    std: Positives = ()
     dropout: float = Field(default=0.3, ge=0, le=0.9)
     # share of the backbone's parameter tensors, from the input on, that stay unchanged
     freeze: float = Field(default=0.5, ge=0, le=1)
@@ -146,13 +137,12 @@ class Config:
         given |= {name: value for name, value in form.items() if value not in ("", None)}
         fields = [field.name for field in dataclasses.fields(cls) if field.name != "given"]
         check_names(given, fields)
-        check_json(given)
         kept = {name: given[name] for name in given if name not in NOT_SAVED}
         try:
-            cfg = cls(**given, given=kept)
-            # with a file of weights `pretrained` is always true
-            pretrained = cfg.pretrained if "pretrained" in given or cfg.weights else None
-            profile = profile_of(cfg.data, cfg.smoke, pretrained)
+            cfg = cls(**given)
+            profile = profile_of(cfg.data, cfg.smoke)
+            if not cls(**(profile | given)).pretrained:
+                profile |= SCRATCH_PROFILE
             return cls(**(profile | given), given=kept)
         except ValidationError as error:
             raise config_error(error) from error
@@ -176,15 +166,13 @@ class Config:
         allowed = (*self.class_names, "")
         if unknown := [name for name in self.classes.values() if name not in allowed]:
             raise ValueError(f"classes: {unknown[0]!r} is not one of {', '.join(allowed)} or empty")
-        # the data may hold fewer classes than there are names: prevalence is of those they hold
-        lengths = {"mean": (3,), "std": (3,), "prevalence": range(2, count + 1)}
-        for field, allowed_lengths in lengths.items():
-            values = getattr(self, field)
-            if values and (len(values) not in allowed_lengths or max(values) <= 0):
-                expected = " or ".join(map(str, allowed_lengths))
-                raise ValueError(f"{field} = {values}: expected {expected} numbers, not all 0")
-        if self.std and min(self.std) < 1e-6:
-            raise ValueError(f"std = {self.std}: expected numbers above 0")
+        for field in ("mean", "std"):
+            if len(values := getattr(self, field)) not in (0, 3):
+                raise ValueError(f"{field} = {values}: expected 3 numbers")
+        # of the classes that the data hold, which may be fewer than there are names
+        shares, allowed_counts = self.prevalence, range(2, count + 1)
+        if shares and (len(shares) not in allowed_counts or max(shares) == 0):
+            raise ValueError(f"prevalence = {shares}: expected 2 to {count} numbers, not all 0")
         try:
             re.compile(self.patient_regex)
         except re.error as error:

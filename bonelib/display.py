@@ -39,8 +39,7 @@ class Sentences:
     def __str__(self) -> str:
         return "\n".join(f"- {sentence}" for sentence in self.sentences)
 
-    def _repr_markdown_(self) -> str:
-        return str(self)
+    _repr_markdown_ = __str__
 
 
 def findings(found: Iterable[Finding | dict], nothing: str) -> Sentences:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from bonelib.messages import ConfigError
 
@@ -26,23 +26,12 @@ def _from_json(value):
     return value
 
 
-def one_of(allowed: Iterable[str]) -> AfterValidator:
-    """A check that a text is one of `allowed`."""
-    names = list(allowed)
-
-    def check(value: str) -> str:
-        if value not in names:
-            raise ValueError(f"allowed are {', '.join(names)}")
-        return value
-
-    return AfterValidator(check)
-
-
 Commas = BeforeValidator(_from_commas)
 Json = BeforeValidator(_from_json)
 Texts = Annotated[tuple[str, ...], Commas]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Numbers = Annotated[tuple[NotNegative, ...], Commas]
+Positives = Annotated[tuple[Annotated[float, Field(ge=1e-6, allow_inf_nan=False)], ...], Commas]
 
 
 def check_names(given: Iterable[str], known: Iterable[str]) -> None:
@@ -53,15 +42,6 @@ def check_names(given: Iterable[str], known: Iterable[str]) -> None:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
             raise ConfigError(f"no setting is called {name!r}: {hint}")
-
-
-def check_json(given: dict) -> None:
-    """ConfigError for a value that config.json could not hold."""
-    for name, value in given.items():
-        try:
-            json.dumps(value)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"{name} = {value!r}: expected a text, number or list") from error
 
 
 def config_error(error: ValidationError) -> ConfigError:

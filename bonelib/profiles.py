@@ -21,11 +21,6 @@ SMOKE_PROFILE: dict = {
 }
 
 
-def profile_of(data: str, smoke: bool, pretrained: bool | None) -> dict:
-    """Values that replace the defaults; pretrained: None if the user did not say."""
-    profile = dict(SAMPLE_PROFILE) if data == "sample" else {}
-    if smoke:
-        profile |= SMOKE_PROFILE
-    if not (profile.get("pretrained", True) if pretrained is None else pretrained):
-        profile |= SCRATCH_PROFILE
-    return profile
+def profile_of(data: str, smoke: bool) -> dict:
+    """Values that replace the defaults."""
+    return (SAMPLE_PROFILE if data == "sample" else {}) | (SMOKE_PROFILE if smoke else {})

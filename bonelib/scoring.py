@@ -72,9 +72,9 @@ def evaluate_run(
 def find_leaks(data: Audited, folds: list[Fold]) -> list[Finding]:
     """An alarm for each way in which training or validation images are in the test set, too.
 
-    The images are compared once more, mirrored and rescaled copies included.
+    The images are compared once more, as in the audit.
     """
-    numbers = cluster_numbers(data.thumbnails, data.readable, any_angle=False)
+    numbers = cluster_numbers(data.thumbnails, data.readable)
     table = data.readable.assign(_image=numbers)
     found = [leak_findings(fold.splits, table, data.audit) for fold in folds]
     return sort_findings(itertools.chain.from_iterable(found))

@@ -38,18 +38,16 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder to write files to, which replaces the folder `path` at the end.
 
-    Its files are on the disk before it gets its name; a kill in between leaves `path` or nothing.
+    A kill in between leaves `path` or nothing. Checkpoints are checked by hash besides, so that a
+    loss of power is noticed, too.
     """
     temporary = path.with_name(f"{path.name}.incoming")
     shutil.rmtree(temporary, ignore_errors=True)
     with _write_errors(path, temporary):
         temporary.mkdir(parents=True)
         yield temporary
-        for name in [*temporary.iterdir(), temporary]:
-            flush_to_disk(name)
         shutil.rmtree(path, ignore_errors=True)
         temporary.replace(path)
-        flush_to_disk(path.parent)
 
 
 @contextlib.contextmanager
@@ -67,18 +65,6 @@ def _write_errors(path: Path, temporary: Path) -> Iterator[None]:
             f"{path} could not be written ({str(error).splitlines()[0]}); its earlier content is "
             "unchanged. Make room, or name another run folder (BONELIB_RUN=path), and run again"
         ) from error
-
-
-def flush_to_disk(path: Path) -> None:
-    """Return when the file or folder is on the disk; where folders cannot be opened, at once."""
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except PermissionError:
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:

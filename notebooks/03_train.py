@@ -57,9 +57,8 @@ import torch.nn.functional as F
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
 from bonelib import augment, colab, display, pipeline, split
-from bonelib.plots import teaching
 from bonelib.plots import training as plots
-from bonelib.plots.style import class_colours
+from bonelib.plots.style import class_colours, new_chart
 from bonelib.training import device as devices
 from bonelib.training import loader, loss, model
 
@@ -209,8 +208,8 @@ rates = []
 for epoch in range(cfg.epochs):
     schedule.step(epoch)
     rates.append(optimizer.param_groups[0]["lr"])
-curve = {"learning rate": (range(1, cfg.epochs + 1), rates)}
-figure = teaching.curves(curve, "The schedule", "epoch", "learning rate")
+figure, axis = new_chart("training", 3.2, xlabel="epoch", ylabel="learning rate")
+axis.plot(range(1, cfg.epochs + 1), rates)
 display.show(figure, cfg, "schedule")
 
 # %% [markdown]
@@ -259,9 +258,10 @@ for _ in range(30 if one_process and not cfg.smoke else 0):
 
 # %%
 floor = -(targets * targets.clamp_min(1e-9).log()).sum(dim=1).min().item()
-steps = range(1, len(batch_losses) + 1)
-curve = {"loss": (steps, batch_losses), "floor": (steps, [floor] * len(steps))}
-figure = teaching.curves(curve, "One batch, learnt by heart", "step", "loss")
+title = "One batch, learnt by heart"
+figure, axis = new_chart("training", 3.2, title=title, xlabel="step", ylabel="loss")
+axis.plot(batch_losses)
+axis.axhline(floor, color="grey", linestyle="--")
 display.show(figure, cfg, "overfit")
 
 # %% [markdown]

@@ -57,7 +57,7 @@ from bonelib.evaluation.findings import format_interval
 from bonelib.evaluation.predict import probability_columns, softmax_mean
 from bonelib.evaluation.predict import logits as predict_logits
 from bonelib.plots import evaluation as plots
-from bonelib.plots import teaching
+from bonelib.plots.style import new_chart
 from bonelib.plots.training import image_grid
 from bonelib.report.report import write_report
 from bonelib.storage import write_json
@@ -152,18 +152,13 @@ test = predictions.query("split == 'test' and tta == 'plain'").reset_index(drop=
 y = split.label_indices(test["label"], names)
 p = test[columns].to_numpy()
 print(f"{len(test)} images; the test set was used {metrics['test_reads']} time(s)")
+display.show(plots.confusion_matrices(metrics["confusion"], names), cfg, "confusion")
 
 # %% [markdown]
 # Each further model that is evaluated on the same test set, and kept or dropped for it,
 # makes the result a little too good. Compare settings on validation images.
 #
-# ## Confusion matrix
-
-# %%
-display.show(plots.confusion_matrices(metrics["confusion"], names), cfg, "confusion")
-
-# %% [markdown]
-# Rows are the true classes. The diagonal is right. The classes are steps on one scale,
+# The figure is the confusion matrix. Rows are the true classes. The diagonal is right. The classes are steps on one scale,
 # so a neighbouring class is a small error; the two corners far from the diagonal, a
 # healthy bone predicted as the worst class or the other way round, should be empty.
 #
@@ -209,15 +204,14 @@ pd.DataFrame(rows)
 #
 # ## Baselines
 #
-# What do methods reach that never look at bone, or only at grey levels and texture?
+# What do methods reach that only know the class shares, the metadata, or the texture?
 
 # %%
 display.show(plots.comparison(metrics), cfg, "comparison")
 
 # %% [markdown]
-# The model should be to the right of every baseline, with little overlap. If "corners"
-# is clearly above 0.5, the images contain a shortcut. Points and bars do not decide,
-# because both methods saw the same images; the paired difference does:
+# The model should be to the right of every baseline, with little overlap. Points and bars
+# do not decide, because both methods saw the same images; the paired difference does:
 
 # %%
 simple = baselines.query("baseline == 'intensity'").drop_duplicates("path")
@@ -225,13 +219,17 @@ other = test[["path"]].merge(simple, on="path")
 gain = correct.astype(float) - (other[columns].to_numpy().argmax(axis=1) == y)
 drawn = rng.integers(len(groups), size=(cfg.resamples, len(groups)))
 gains = [gain[np.concatenate([groups[i] for i in row])].mean() for row in drawn]
-title = "Model minus intensity baseline"
-display.show(
-    teaching.histogram(gains, title, "difference in accuracy"), cfg, "difference"
-)
+xlabel = "accuracy of the model minus that of the intensity baseline"
+figure, axis = new_chart("baselines", 3.2, xlabel=xlabel, ylabel="resamples")
+axis.hist(gains, bins=30)
+axis.axvline(0, color="black")
+for limit in np.quantile(gains, [0.025, 0.975]):
+    axis.axvline(limit, color="black", linestyle="--")
+display.show(figure, cfg, "difference")
 
 # %% [markdown]
-# If zero is inside the histogram's middle 95%, this test set cannot tell the two apart.
+# The dashed lines enclose the middle 95%. If zero, the solid line, is between them, this
+# test set cannot tell the two apart.
 # In words, for every baseline:
 
 # %%
@@ -348,8 +346,6 @@ chosen = np.array([*held_out[:: max(1, len(held_out) // 4)][:4], *worst])
 held_out_rows = fold.splits.iloc[held_out]
 explained = gradcam.explain(net, fold.images[held_out], held_out_rows, names)
 write_json(cfg.root / "explain.json", explained)
-
-# %%
 predicted = predict_logits(net, fold.images, chosen)[0].argmax(axis=1)
 maps = None
 if "no_map" not in explained:
@@ -389,8 +385,9 @@ scoring.compare_runs(cfg.root.parent)
 
 # %%
 report = write_report(cfg.root)
-colab.download(report)
 print(f"open {report.resolve()}")
+colab.download(report)
+colab.finish(cfg)
 
 # %% [markdown]
 # ## Exercises
@@ -408,6 +405,3 @@ print(f"open {report.resolve()}")
 #
 # The run folder now holds `metrics.json`, `predictions.csv`, `report.html` and
 # `MODEL_CARD.md`. Next: `05_predict` predicts new images.
-
-# %%
-colab.finish(cfg)

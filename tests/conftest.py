@@ -11,9 +11,20 @@ from typing import Any
 import pandas as pd
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # each of the processes that share the cores computes on one
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 from bonelib.config import Config
 from bonelib.data.sample import make_sample
 from tests.whole import Whole, run_series
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes, each file is run by one, and so is what uses the fixture `whole`."""
+    for item in items:
+        group = "whole" if "whole" in getattr(item, "fixturenames", ()) else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,10 @@ import importlib
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from sklearn.neighbors import KNeighborsClassifier
 
 from bonelib.config import Config
 from bonelib.storage import write_json
@@ -99,8 +101,21 @@ def test_leakage_is_measured_with_both_classifiers(cfg: Config) -> None:
     import bench_leakage
 
     table = bench_leakage.measure(cfg, repeats=2)
-    assert table.index.tolist() == list(bench_leakage.PROTOCOLS)
+    assert [name.split()[-1] for name in table.index] == ["image", "image", "group"]
     assert table.columns.tolist() == ["1-nearest neighbour", "logistic regression"]
+
+
+def test_splitting_copies_by_image_pretends_a_result_that_splitting_by_group_does_not() -> None:
+    import bench_leakage
+
+    rng = np.random.default_rng(0)
+    # two copies of each of 60 images without any trace of the class
+    features = np.repeat(rng.normal(size=(60, 8)), 2, 0)
+    y = np.repeat(rng.integers(0, 2, 60), 2)
+    groups, nearest = np.repeat(np.arange(60), 2), KNeighborsClassifier(1)
+    scores = bench_leakage.compare_protocols(features, y, groups, 4, 3, nearest)
+    oversampled, by_image, by_group = scores.mean()
+    assert len(scores) == 4 and oversampled > by_image - 0.1 > 0.65 > by_group
 
 
 def test_table_and_chart_are_made_of_the_results_files(

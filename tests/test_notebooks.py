@@ -57,7 +57,7 @@ def test_notebook_opens_with_title_cost_setup_imports_and_settings(script):
 def test_notebook_shows_its_steps_in_short_lines_and_ends_with_exercises(script):
     found = cells(script)
     code = "\n".join(cell.source for cell in found if cell.cell_type == "code")
-    assert 20 <= len(found) <= 60
+    assert 25 <= len(found) <= 45
     assert max(map(len, code.splitlines())) <= 88
     for call in SHOWN[script.stem]:
         assert call in code, call

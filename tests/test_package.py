@@ -127,7 +127,9 @@ def test_wheel_holds_every_module_and_template_and_imports(tmp_path):
     subprocess.run([*pip, "wheel", "--no-deps", "-w", tmp_path, ROOT], check=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    sources = [p for p in (ROOT / "bonelib").rglob("*") if p.suffix in (".py", ".j2", ".csv")]
+    sources = [
+        p for p in (ROOT / "bonelib").rglob("*") if p.suffix in (".py", ".j2", ".csv", ".mplstyle")
+    ]
     assert {p.relative_to(ROOT).as_posix() for p in sources} <= names
     target = tmp_path / "installed"
     subprocess.run([*pip, "install", "--no-deps", "--target", target, wheel], check=True)

@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
-STOCK = ROOT / ".ci" / "colab-constraints.txt"
+STOCK = ROOT / ".ci" / "colab" / "newest.txt"
 RESOLVE = runpy.run_path(str(ROOT / ".ci" / "resolve.py"))
 STAMP = runpy.run_path(str(ROOT / ".ci" / "stamp.py"))
 
@@ -39,7 +39,7 @@ def index(tmp_path: Path) -> list[str]:
     make_wheel(tmp_path, "shipped", "2.0")
     make_wheel(tmp_path, "modest", "1.0", "shipped>=1; python_version>='3.13'")
     make_wheel(tmp_path, "greedy", "1.0", "shipped>=2")
-    (tmp_path / "stock.txt").write_text("# facts\nShipped==1.0\n")
+    (tmp_path / "stock.txt").write_text("# facts, Python 3.13\nShipped==1.0\n")
     return ["--no-index", "--find-links", str(tmp_path), "--cache-dir", str(tmp_path / "cache")]
 
 

@@ -119,8 +119,11 @@ def _findings(results: dict, catalog: Catalog, paths: list[str]) -> list[Finding
         warnings.append(f"{odd['path']}: {odd['column']} {odd['value']} {odd['reason']}.")
     if not results["patients"]:
         warnings.append(suggested_patient_regex(paths))
-    if len(paths) > copies.MAX_ANY_ANGLE:
-        warnings.append(f"Above {copies.MAX_ANY_ANGLE:,} images, rotated copies are not found.")
+    if len(paths) > copies.MAX_COMPARED:
+        warnings.append(
+            f"Only blocks of {copies.MAX_COMPARED:,} images were searched for copies: of copies in "
+            "different blocks, in the order of the paths, only identical ones are found."
+        )
     notes = {
         "files in class folders are no images by their names and were skipped": catalog.skipped,
         "rows of the metadata or images have no counterpart": catalog.unmatched,

@@ -1,4 +1,4 @@
-"""Copies of one image: candidates of fast searches, confirmed by pixels, joined to clusters."""
+"""Copies of one image: candidates of a fast search, confirmed by pixels, joined to clusters."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -10,14 +10,12 @@ import pandas as pd
 from scipy.cluster.hierarchy import DisjointSet
 
 from bonelib.audit.alignment import SAME_IMAGE, Texture, align, describe
-from bonelib.audit.candidates import Candidate, find_upright
-from bonelib.audit.keypoints import find_any_angle
-from bonelib.data.images import frame
+from bonelib.audit.keypoints import Candidate, find_candidates
 from bonelib.data.quality import is_blank
 from bonelib.storage import parallel_map
 
-# Images up to which copies at any angle are searched for: their SIFT points must fit into memory.
-MAX_ANY_ANGLE = 20_000
+# Images that are compared with each other: their key points must fit into memory.
+MAX_COMPARED = 20_000
 # OP130_aug_0, OP130-aug-0, OP130_augmented_3: made from OP130, which may be in another folder.
 NAMED_AUGMENTED = re.compile(r"(.+?)[ _-]+(aug(mented)?|flip(ped)?|rot(ated)?|mirrored)[ _-]*\d*")
 # x (2), x - Copy, x - Copy (3), x_copy: copies of x, if that is in the same folder.
@@ -29,15 +27,13 @@ Size = tuple[int, int]
 Pair = tuple[int, int, str, float]
 
 
-def find_copies(
-    thumbnails: np.ndarray, files: pd.DataFrame | None = None, any_angle: bool | None = None
-) -> pd.DataFrame:
+def find_copies(thumbnails: np.ndarray, files: pd.DataFrame | None = None) -> pd.DataFrame:
     """Pairs that link copies: `a`, `b` (rows), `kind` in words, `confidence` 0..1.
 
     thumbnails: (N, S, S) uint8, letterboxed on black. files: `sha256`, `width`, `height` of the
-    same images. any_angle: search for rotated, cropped and overdrawn copies, too; by default up to
-    MAX_ANY_ANGLE different images. Every set of copies is linked, not every pair in it; blank
-    images are no copies.
+    same images. Every set of copies is linked, not every pair in it; blank images are no copies.
+    Above MAX_COMPARED different images, each block of as many is searched for itself; the same
+    file or the same pixels are always found.
     """
     if files is None:
         files = pd.DataFrame({"sha256": range(len(thumbnails)), "width": 1, "height": 1})
@@ -45,14 +41,11 @@ def find_copies(
     texture = lru_cache(512)(lambda i: Texture(thumbnails[i], sizes[i]))
     rows = np.flatnonzero(np.logical_not(parallel_map(is_blank, list(thumbnails))))
     pairs = _identical(thumbnails, rows, files["sha256"].tolist(), sizes)
+    # one of each set of copies represents all
     rows = np.setdiff1d(rows, [b for _, b, _, _ in pairs])
-    if len(rows) > 1:
-        frames = [frame(width, height, thumbnails.shape[1]) for width, height in sizes]
-        pairs += _confirm(find_upright(thumbnails, frames, rows), texture, 0.25)
-    if any_angle or (any_angle is None and len(rows) <= MAX_ANY_ANGLE):
-        # one of each set of copies represents all
-        rows = np.setdiff1d(rows, [b for _, b, _, _ in pairs])
-        pairs += _confirm(find_any_angle(thumbnails, rows), texture, 0.5)
+    for start in range(0, len(rows), MAX_COMPARED):
+        block = rows[start : start + MAX_COMPARED]
+        pairs += _confirm(find_candidates(thumbnails, block), texture)
     found = pd.DataFrame(pairs, columns=["a", "b", "kind", "confidence"])
     found = found.astype({"a": int, "b": int, "confidence": float})
     found = found.sort_values("confidence", ascending=False, kind="stable")
@@ -67,11 +60,9 @@ def join_links(count: int, links: Iterable[tuple[int, int]]) -> np.ndarray:
     return np.array([linked[item] for item in range(count)], int)
 
 
-def cluster_numbers(
-    thumbnails: np.ndarray, files: pd.DataFrame | None = None, any_angle: bool | None = None
-) -> np.ndarray:
+def cluster_numbers(thumbnails: np.ndarray, files: pd.DataFrame | None = None) -> np.ndarray:
     """(N,) int: images with the same number are copies; arguments as for `find_copies`."""
-    pairs = find_copies(thumbnails, files, any_angle)
+    pairs = find_copies(thumbnails, files)
     return join_links(len(thumbnails), zip(pairs["a"], pairs["b"], strict=True))
 
 
@@ -110,23 +101,20 @@ def _identical(
     return pairs
 
 
-def _confirm(
-    candidates: list[Candidate], texture: Callable[[int], Texture], min_start: float
-) -> list[Pair]:
+def _confirm(candidates: list[Candidate], texture: Callable[[int], Texture]) -> list[Pair]:
     """The candidates that are copies, without those already linked through others."""
     linked = DisjointSet({row for candidate in candidates for row in candidate[:2]})
     pairs: list[Pair] = []
 
     def confirm(candidate: Candidate) -> Pair | None:
-        a, b = texture(candidate.a), texture(candidate.b)
-        affine, score = align(a, b, candidate.start, min_start)
-        if score < SAME_IMAGE:
-            return None
-        return candidate.a, candidate.b, describe(a, b, affine), round(score, 3)
+        a, b = texture(candidate[0]), texture(candidate[1])
+        affine, score = align(a, b, candidate[2])
+        kind = describe(a, b, affine) if score >= SAME_IMAGE else ""
+        return (*candidate[:2], kind, round(score, 3)) if kind else None
 
     for start in range(0, len(candidates), 1024):
         block = candidates[start : start + 1024]
-        block = [pair for pair in block if not linked.connected(pair.a, pair.b)]
+        block = [pair for pair in block if not linked.connected(*pair[:2])]
         confirmed = [pair for pair in parallel_map(confirm, block) if pair]
         for a, b, _, _ in confirmed:
             linked.merge(a, b)

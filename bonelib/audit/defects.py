@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from bonelib.data.images import frame
-from bonelib.data.quality import has_overlay, is_blank, is_inverted
+from bonelib.data.quality import OVERLAY_SHARE, is_blank, is_inverted
 
 SUFFIXES = {"PNG": {".png"}, "JPEG": {".jpg", ".jpeg"}, "TIFF": {".tif", ".tiff"}, "BMP": {".bmp"}}
 
@@ -22,7 +22,7 @@ def image_defects(row, thumbnail: np.ndarray) -> set[str]:
     found = {
         "tiny": short < 64,
         "aspect": long > 3 * short,
-        "overlay": has_overlay(row.coloured),
+        "overlay": row.coloured > OVERLAY_SHARE,
         "extension": suffix not in SUFFIXES.get(row.format, {suffix}),
         "inverted": is_inverted(image),
         "dark": np.percentile(image, 99) < 50,
@@ -36,33 +36,24 @@ def odd_values(rows: pd.DataFrame, columns: list[str]) -> list[dict]:
     found = []
     for column in columns:
         numbers = pd.to_numeric(rows[column], errors="coerce").astype(float)
-        reasons = _odd_texts(rows[column], numbers) | _odd_numbers(column, numbers)
-        for i, reason in reasons.items():
-            path, value = rows["path"].iloc[i], rows[column].tolist()[i]
-            found.append({"path": path, "column": column, "value": value, "reason": reason})
-    return found
-
-
-def _odd_texts(values: pd.Series, numbers: pd.Series) -> dict[int, str]:
-    """A few texts in a column of numbers, by row."""
-    texts = np.flatnonzero(values.notna() & numbers.isna())
-    few = 0 < len(texts) < min(0.2 * len(values), numbers.notna().sum())
-    return dict.fromkeys(texts.tolist(), "is no number, but the other values are") if few else {}
-
-
-def _odd_numbers(column: str, numbers: pd.Series) -> dict[int, str]:
-    """Impossible ages, and numbers far outside the quartiles with a gap to the next, by row."""
-    found: dict[int, str] = {}
-    low, high = numbers.quantile([0.25, 0.75])
-    spread, is_age = high - low, "age" in column.lower().split("_")
-    distinct = np.unique(numbers.dropna())
-    if numbers.notna().sum() < 8 or len(distinct) < 2:
-        return found
-    for i, value in enumerate(numbers):
-        gaps = np.where(distinct == value, np.inf, np.abs(distinct - value))
-        outside = value < low - 1.5 * spread or value > high + 1.5 * spread
-        if is_age and (value <= 0 or value > 120):
-            found[i] = "is an impossible age"
-        elif outside and gaps.min() > 0.75 * spread > 0:
-            found[i] = f"is far from the others: the nearest is {distinct[gaps.argmin()]:g}"
+        known = np.unique(numbers.dropna())
+        if numbers.count() < 8 or len(known) < 2:
+            continue
+        low, high = numbers.quantile([0.25, 0.75])
+        margin = 1.5 * (high - low)
+        gaps = np.fmin(np.diff(known, prepend=-np.inf), np.diff(known, append=np.inf))
+        is_alone = numbers.map(pd.Series(gaps, known)) > margin / 2
+        is_far = is_alone & ~numbers.between(low - margin, high + margin) & (margin > 0)
+        is_text = rows[column].notna() & numbers.isna()
+        is_impossible = ((numbers <= 0) | (numbers > 120)) & ("age" in column.lower().split("_"))
+        reasons = {
+            "is no number, but the other values are": is_text & (is_text.mean() < 0.2),
+            "is an impossible age": is_impossible,
+            f"is far from the others, mostly {low:g} to {high:g}": is_far & ~is_impossible,
+        }
+        values = rows[column].tolist()
+        for reason, applies in reasons.items():
+            for i in np.flatnonzero(applies):
+                entry = {"path": rows["path"].iloc[i], "column": column, "value": values[i]}
+                found.append(entry | {"reason": reason})
     return found

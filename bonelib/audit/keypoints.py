@@ -1,16 +1,20 @@
-"""Which images may be copies at any angle and zoom, cropped or drawn over.
+"""Which images may be copies: at any angle and zoom, cropped, drawn over or exposed otherwise.
 
 SIFT (doi:10.1023/B:VISI.0000029664.99615.94) of the locally normalised image, matched unchanged and
 mirrored; then pairs of images whose matches agree on one angle and follow one map.
 """
 
+from functools import partial
+
 import cv2
 import numpy as np
 import pandas as pd
 
-from bonelib.audit.alignment import COARSE, is_plausible, scale_map, shrink
-from bonelib.audit.candidates import Candidate
+from bonelib.audit.alignment import is_plausible, shrink
 from bonelib.storage import parallel_map
+
+# Two rows that may be one image, a map (2, 3) between them, and how many matches follow it.
+Candidate = tuple[int, int, np.ndarray, int]
 
 # Side at which key points are searched, key points per image, numbers per key point.
 KEYPOINT_SIDE, KEYPOINTS, DIMENSIONS = 144, 96, 32
@@ -22,8 +26,8 @@ MIN_VOTES, MIN_INLIERS = 9, 8
 MIRROR = np.arange(128).reshape(4, 4, 8)[::-1][:, :, -np.arange(8) % 8].ravel()
 
 
-def find_any_angle(thumbnails: np.ndarray, rows: np.ndarray) -> list[Candidate]:
-    """Candidates among `rows` at any angle, the most certain first."""
+def find_candidates(thumbnails: np.ndarray, rows: np.ndarray) -> list[Candidate]:
+    """Candidates among `rows`, the most certain first."""
     keypoints = parallel_map(lambda i: _keypoints(thumbnails[i]), rows.tolist())
     owner = np.repeat(rows, [len(points) for points, _ in keypoints])
     if len(np.unique(owner)) < 2:
@@ -32,13 +36,12 @@ def find_any_angle(thumbnails: np.ndarray, rows: np.ndarray) -> list[Candidate]:
     sampled = vectors[:: len(vectors) // 100_000 + 1]
     axes = np.linalg.eigh(np.cov(sampled.T))[1][:, -DIMENSIONS:].astype(np.float32)
     index = cv2.flann.Index(vectors @ axes, {"algorithm": 1, "trees": 4})
-    side, jobs = thumbnails.shape[1], []
-    for mirrored, queries in ((False, vectors), (True, vectors[:, MIRROR])):
-        matches = _matches(index, queries @ axes, owner)
-        jobs += [(mirrored, some) for some in _agreeing(matches, points, owner, mirrored)]
-    candidates = parallel_map(lambda job: _follow(points, owner, job[1], job[0], side), jobs)
-    certain = [candidate for candidate in candidates if candidate.inliers >= MIN_INLIERS]
-    return sorted(certain, key=lambda candidate: -candidate.inliers)
+    side, candidates = thumbnails.shape[1], []
+    for mirror, queries in ((False, vectors), (True, vectors[:, MIRROR])):
+        matches = _agreeing(_matches(index, queries @ axes, owner), points, owner, mirror)
+        candidates += parallel_map(partial(_follow, points, owner, mirror, side), matches)
+    certain = [candidate for candidate in candidates if candidate[3] >= MIN_INLIERS]
+    return sorted(certain, key=lambda candidate: -candidate[3])
 
 
 def _keypoints(thumbnail: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -61,7 +64,9 @@ def _keypoints(thumbnail: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _matches(index: cv2.flann.Index, queries: np.ndarray, owner: np.ndarray) -> np.ndarray:
     """(M, 2) int: key points that look alike, of two images, that of the lower row first."""
-    nearest, squared = index.knnSearch(queries, 6, params={"checks": 32})
+    blocks = np.array_split(queries, len(queries) // 10_000 + 1)
+    found = parallel_map(lambda block: index.knnSearch(block, 6, params={"checks": 32}), blocks)
+    nearest, squared = map(np.concatenate, zip(*found, strict=True))
     query, rank = np.nonzero(squared < MATCH_DISTANCE**2)
     pairs = np.column_stack([query, nearest[query, rank]])
     owners = owner[pairs]
@@ -70,12 +75,12 @@ def _matches(index: cv2.flann.Index, queries: np.ndarray, owner: np.ndarray) -> 
 
 
 def _agreeing(
-    matches: np.ndarray, points: np.ndarray, owner: np.ndarray, mirrored: bool
+    matches: np.ndarray, points: np.ndarray, owner: np.ndarray, mirror: bool
 ) -> list[np.ndarray]:
     """The matches of each pair of images with MIN_VOTES within 60 degrees and a factor of 1.7."""
     _, _, size, angle = points[matches].transpose(2, 0, 1)
     near = np.abs(np.log2(size[:, 1] / size[:, 0])) < 0.8
-    rotation = angle[:, 1] + angle[:, 0] if mirrored else angle[:, 1] - angle[:, 0]
+    rotation = angle[:, 1] + angle[:, 0] if mirror else angle[:, 1] - angle[:, 0]
     table = pd.DataFrame(owner[matches], columns=["a", "b"])
     table = table.assign(sector=(rotation % 360 // 30).astype(int))[near]
     table = table[table.groupby(["a", "b"])["sector"].transform("size") >= MIN_VOTES]
@@ -90,19 +95,21 @@ def _agreeing(
 
 
 def _follow(
-    points: np.ndarray, owner: np.ndarray, matches: np.ndarray, mirrored: bool, side: int
+    points: np.ndarray, owner: np.ndarray, mirror: bool, side: int, matches: np.ndarray
 ) -> Candidate:
     """The two images of the matches, with the map that most of them follow (RANSAC).
 
     A copy that was rotated and then squeezed to a square needs a full affine map.
     """
     here, there = points[matches[:, 0], :2], points[matches[:, 1], :2]
-    mirror = np.array([[-1.0, 0, side - 1], [0, 1, 0], [0, 0, 1]]) if mirrored else np.eye(3)
-    here = here @ mirror[:2, :2].T + mirror[:2, 2]
-    best, most = mirror[:2], 0
+    if mirror:
+        here = (side - 1, 0) + here * (-1, 1)
+    best: np.ndarray = np.eye(2, 3)
+    most = 0
     for estimate in (cv2.estimateAffinePartial2D, cv2.estimateAffine2D):
         affine, inliers = estimate(here, there, ransacReprojThreshold=0.02 * side, maxIters=500)
         if affine is not None and is_plausible(affine) and inliers.sum() > most:
-            best, most = affine @ mirror, int(inliers.sum())
+            best, most = affine, int(inliers.sum())
     a, b = owner[matches[0]].tolist()
-    return Candidate(a, b, scale_map(best, COARSE / side), most)
+    mirrored = best @ [[-1, 0, side - 1], [0, 1, 0], [0, 0, 1]]
+    return a, b, mirrored if mirror else best, most

@@ -1,9 +1,9 @@
 """How well the class can be predicted from what is not bone: file, size, borders, metadata."""
 
+import cv2
 import numpy as np
 import pandas as pd
 
-from bonelib.audit.candidates import Box, trim_border
 from bonelib.data.images import frame
 from bonelib.data.metadata import metadata_columns
 from bonelib.evaluation.baselines import encode_metadata, logistic_regression
@@ -19,8 +19,8 @@ MIN_AUROC = 0.6
 
 def measure_suspects(rows: pd.DataFrame, thumbnails: np.ndarray) -> pd.DataFrame:
     """What is not bone in each image, one column per suspect, texts or numbers."""
-    frames = [frame(row.width, row.height, thumbnails.shape[1]) for row in rows.itertuples()]
-    measured = [_measure(image, box) for image, box in zip(thumbnails, frames, strict=True)]
+    sizes = zip(rows["width"], rows["height"], strict=True)
+    measured = [_measure(image, *size) for image, size in zip(thumbnails, sizes, strict=True)]
     numbers = rows[["width", "height", "bytes"]].rename(columns={"bytes": "file size"})
     suspects = [
         rows["format"].astype(str).rename("file format"),
@@ -39,9 +39,8 @@ def find_shortcuts(
 
     A suspect gets a warning only if the interval of a grouped cross-validation excludes chance.
     """
-    if len(suspects) > MAX_IMAGES:
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(suspects))[:MAX_IMAGES])
-        suspects, y, groups = suspects.iloc[chosen], y[chosen], groups.iloc[chosen]
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(suspects))[:MAX_IMAGES])
+    suspects, y, groups = suspects.iloc[chosen], y[chosen], groups.iloc[chosen]
     counts = groups.groupby(y).nunique()
     if len(counts) < max(2, len(class_names)) or counts.min() < 2:
         return []
@@ -57,28 +56,28 @@ def find_shortcuts(
     return found
 
 
-def _measure(thumbnail: np.ndarray, box: Box) -> dict[str, float]:
-    top, bottom, left, right = box
+def _measure(thumbnail: np.ndarray, width: int, height: int) -> dict[str, float]:
+    top, bottom, left, right = frame(width, height, len(thumbnail))
     image = thumbnail[top:bottom, left:right]
-    top, bottom, left, right = trim_border(thumbnail, box)
+    # the border has the grey level of the corner
+    differs = np.abs(image - np.float32(image[0, 0])) > 10
+    *_, across, down = cv2.boundingRect(differs.astype(np.uint8))
     return {
         "mean brightness": float(image.mean()),
-        "empty border": 1 - (bottom - top) * (right - left) / image.size,
+        "empty border": 1 - across * down / image.size,
         "brightness at the border": float(np.concatenate([image[:3], image[-3:]]).mean()),
     }
 
 
-def _out_of_fold(
-    column: pd.DataFrame, y: np.ndarray, folds: np.ndarray, class_count: int
-) -> np.ndarray:
+def _out_of_fold(column: pd.DataFrame, y: np.ndarray, folds: np.ndarray, classes: int):
     """Probabilities (N, K) of logistic regression on one suspect and its square."""
-    probabilities = np.zeros((len(y), class_count))
+    probabilities = np.zeros((len(y), classes))
     for fold in np.unique(folds):
-        train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-        x_train, x_test = encode_metadata(column.iloc[train], column.iloc[test], list(column))
+        train, test = folds != fold, folds == fold
+        encoded = encode_metadata(column[train], column[test], list(column))
         # a class may be in the middle of the range
-        x_train, x_test = (np.hstack([x, np.square(x)]) for x in (x_train, x_test))
-        probabilities[test] = logistic_regression(x_train, y[train], x_test, class_count)
+        x_train, x_test = (np.hstack([x, np.square(x)]) for x in encoded)
+        probabilities[test] = logistic_regression(x_train, y[train], x_test, classes)
     return probabilities
 
 

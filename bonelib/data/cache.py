@@ -25,11 +25,12 @@ def cached_images(root: str | Path, paths: Sequence[str], size: int, folder: str
     of them, makes another cache. Raises RunError if there is no room.
     """
     root, folder = Path(root), Path(folder)
-    files = [(path, *storage.stamp(root / path)) for path in paths]
-    depends_on = [images.DECODING_VERSION, dicom.installed_readers(), str(root.resolve()), files]
+    stamps = [(path, *storage.stamp(root / path)) for path in paths]
+    depends_on = [images.DECODING_VERSION, dicom.installed_readers(), str(root.resolve()), stamps]
     stem = folder / f"{storage.text_digest(json.dumps(depends_on), 20)}-{size}"
     try:
-        return _load(stem, len(paths), size) or _decode_all(root, paths, size, stem)
+        files = [root / path for path in paths]
+        return _load(stem, len(paths), size) or _decode_all(files, size, stem)
     except (OSError, RunError) as error:
         raise RunError(
             f"{folder} could not take {len(paths):,} decoded images, "
@@ -49,28 +50,23 @@ def _load(stem: Path, count: int, size: int) -> Decoded | None:
     return (pixels, facts) if complete else None
 
 
-def _decode_all(root: Path, paths: Sequence[str], size: int, stem: Path) -> Decoded:
+def _decode_all(files: list[Path], size: int, stem: Path) -> Decoded:
+    """Decode all images into a new memory map, and write the facts of each beside it."""
     salt = metadata.patient_salt(stem.parent)
     with storage.atomic_file(Path(f"{stem}.npy")) as temporary:
-        facts = pd.DataFrame(_fill(temporary, [root / path for path in paths], size, salt))
+        pixels = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(files), size, size))
+        # On a full disk this is an error; without it, writing to the map would kill the process.
+        if hasattr(os, "posix_fallocate"):
+            with temporary.open("r+b") as handle:
+                os.posix_fallocate(handle.fileno(), 0, temporary.stat().st_size)
+        jobs = list(zip(pixels, files, strict=True))
+        facts = pd.DataFrame(storage.parallel_map(lambda job: _decode(*job, salt), jobs, "decode"))
+        pixels.flush()
         storage.write_json(Path(f"{stem}.json"), facts.to_dict("list"))
     return np.load(f"{stem}.npy", mmap_mode="r"), facts
 
 
-def _fill(file: Path, paths: list[Path], size: int, salt: bytes) -> list[dict]:
-    """Decode all images into a new memory map; returns the facts of each."""
-    pixels = np.lib.format.open_memmap(file, "w+", np.uint8, (len(paths), size, size))
-    # On a full disk this is an error; without it, writing to the map would kill the process.
-    if hasattr(os, "posix_fallocate"):
-        with file.open("r+b") as handle:
-            os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
-    rows = range(len(paths))
-    facts = storage.parallel_map(lambda i: _decode_into(pixels[i], paths[i], salt), rows, "decode")
-    pixels.flush()
-    return facts
-
-
-def _decode_into(square: np.ndarray, path: Path, salt: bytes) -> dict:
+def _decode(square: np.ndarray, path: Path, salt: bytes) -> dict:
     """The facts of an image file; its pixels, letterboxed, are written to `square`."""
     facts: dict = {"width": 0, "height": 0, "format": "", "bytes": 0, "sha256": ""}
     facts |= {"coloured": 0.0, "status": "ok", "patient": ""}

@@ -104,8 +104,7 @@ def class_of(name: str, class_names: tuple, mapping: Mapping[str, str] | None = 
 
 def has_issue(table: pd.DataFrame, *words: str) -> pd.Series:
     """Which rows have one of the issues."""
-    issues = table["issues"].fillna("").str.split(";")
-    return issues.map(lambda found: not set(found).isdisjoint(words)).astype(bool)
+    return ~table["issues"].fillna("").str.split(";").map(set(words).isdisjoint).astype(bool)
 
 
 def usable(table: pd.DataFrame) -> pd.Series:

@@ -31,8 +31,7 @@ def unpack(source: Path, cache: Path) -> Path:
     with fetch_errors(source):
         folder = _folder_for(source, cache, storage.stamp(source))
         if not folder.is_dir():
-            with zipfile.ZipFile(source) as archive:
-                _extract(archive, source, folder)
+            _extract(source, folder)
     return folder
 
 
@@ -78,15 +77,16 @@ def fetch_errors(source: Path) -> Iterator[None]:
 
 
 @contextmanager
-def temporary_beside(folder: Path) -> Iterator[Path]:
-    """A temporary folder to make `folder` in, which is then renamed.
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A path to make a folder at, which then becomes `folder`.
 
     An OSError is ignored if another process has made `folder` meanwhile, with the same content.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         try:
-            yield Path(temporary)
+            yield Path(temporary, "files")
+            Path(temporary, "files").rename(folder)
         except OSError:
             if not folder.is_dir():
                 raise
@@ -103,27 +103,25 @@ def _check_room(folder: Path, size: int) -> None:
         raise DataError(f"{folder}: {needed} are needed. Make room, or set BONELIB_CACHE=path")
 
 
-def _extract(archive: zipfile.ZipFile, source: Path, folder: Path) -> None:
+def _extract(source: Path, folder: Path) -> None:
     """Make `folder` from the files of a zip, which zipfile keeps inside it and checks by CRC."""
-    members = archive.infolist()
-    size = sum(member.file_size for member in members)
-    if len(members) > MAX_FILES or size > MAX_RATIO * source.stat().st_size:
-        raise DataError(
-            f"{source} claims {len(members):,} files of {size / 1e9:.1f} GB; allowed are "
-            f"{MAX_FILES:,} files and {MAX_RATIO} times its own size. Unpack it by hand"
-        )
-    if any(member.flag_bits & 1 for member in members):
-        raise DataError(f"{source} is encrypted: unpack it by hand and give the folder")
-    with temporary_beside(folder) as temporary:
-        _check_room(temporary, size)
+    with zipfile.ZipFile(source) as archive, new_folder(folder) as new:
+        members = archive.infolist()
+        size = sum(member.file_size for member in members)
+        if len(members) > MAX_FILES or size > MAX_RATIO * source.stat().st_size:
+            raise DataError(
+                f"{source} claims {len(members):,} files of {size / 1e9:.1f} GB; allowed are "
+                f"{MAX_FILES:,} files and {MAX_RATIO} times its own size. Unpack it by hand"
+            )
+        if any(member.flag_bits & 1 for member in members):
+            raise DataError(f"{source} is encrypted: unpack it by hand and give the folder")
+        _check_room(new.parent, size)
         for member in tqdm(members, f"unpack {source.name}", delay=2):
             # Some programs on Windows write backslashes.
             member.filename = member.filename.replace("\\", "/")
-            archive.extract(member, temporary / "files")
-        expected = sum(not member.is_dir() for member in members)
-        if len(storage.list_files(temporary / "files")) < expected:
+            archive.extract(member, new)
+        if len(storage.list_files(new)) < sum(not member.is_dir() for member in members):
             raise DataError(f"{source} has several files of the same name: pack it again")
-        (temporary / "files").rename(folder)
 
 
 def _copy_files(source: Path, files: list[tuple[str, int, int]], folder: Path) -> None:
@@ -137,14 +135,14 @@ def _copy_files(source: Path, files: list[tuple[str, int, int]], folder: Path) -
     def copy(file: tuple[str, int, int]) -> None:
         path, size, _ = file
         # A file gets its name when it is complete, whatever another process does.
-        arriving = temporary / storage.text_digest(path)
+        arriving = new.parent / storage.text_digest(path)
         shutil.copyfile(source / path, arriving)
         if arriving.stat().st_size != size:
             raise OSError(f"{path}: {arriving.stat().st_size} of {size} bytes arrived")
         arriving.replace(incoming / path)
 
-    with temporary_beside(folder) as temporary:
+    with new_folder(folder) as new:
         storage.parallel_map(copy, missing, f"copy {source.name}", COPY_THREADS)
-        incoming.rename(folder)
+        incoming.rename(new)
     # Left if another process was faster.
     shutil.rmtree(incoming, ignore_errors=True)

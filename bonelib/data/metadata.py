@@ -36,9 +36,6 @@ DEFINING_COLUMN = re.compile(
 # The patient at the start of file names: 2144657_study1_1.jpg, OP130_2.png, patient-7_left.png.
 PATIENT_NAME = r"(?i)^(\d{4,}|[a-z]{1,8}[_-]?\d{3,}|(?:patient|pat|subject|sub|case|p)[_-]?\d+)[_-]"
 
-# The table of all files, and what is only in the metadata or only among the images.
-Joined = tuple[pd.DataFrame, list[str]]
-
 
 def read_table(path: Path) -> pd.DataFrame:
     """A .csv with its values as the texts that are written (007 is not 7); raises DataError."""
@@ -75,11 +72,12 @@ def hash_patient(patient: str, salt: bytes) -> str:
     return hashlib.blake2b(name, key=salt, digest_size=8).hexdigest() if name else ""
 
 
-def join(table: pd.DataFrame, own: pd.DataFrame, root: Path, cfg: Config) -> Joined:
+def join(table: pd.DataFrame, own: pd.DataFrame, root: Path, cfg: Config) -> tuple:
     """The table with `patient` hashed, and the columns of `own` and of the metadata added.
 
-    A patient is what `patient_regex` finds in the file name, else what the metadata say, else what
-    `own` says, else the hash that `table` already has from a DICOM header.
+    Second, what is only in the metadata or only among the images. A patient is what
+    `patient_regex` finds in the file name, else what the metadata say, else what `own` says, else
+    the hash that `table` already has from a DICOM header.
     """
     extra, unmatched = _metadata(table["path"], root, cfg)
     patients: list[pd.Series] = []
@@ -93,7 +91,10 @@ def join(table: pd.DataFrame, own: pd.DataFrame, root: Path, cfg: Config) -> Joi
                 # of two such columns the first one counts
                 patients.insert(first, names.fillna(""))
             elif column not in table and not PERSONAL_COLUMN.search(plain):
-                table = table.assign(**{column: _as_numbers(source[column])})
+                numbers = pd.to_numeric(source[column], errors="coerce")
+                # numbers only if every value is a finite one
+                is_numeric = np.isfinite(numbers).equals(source[column].notna())
+                table = table.assign(**{column: numbers if is_numeric else source[column]})
     if cfg.patient_regex:
         patients.append(_patients_in_names(table["path"], cfg.patient_regex))
     salt = patient_salt(cfg.cache)
@@ -125,7 +126,7 @@ def metadata_columns(table: pd.DataFrame) -> tuple[list[str], list[str]]:
     return [c for c in columns if c not in defining], defining
 
 
-def _metadata(paths: pd.Series, root: Path, cfg: Config) -> Joined:
+def _metadata(paths: pd.Series, root: Path, cfg: Config) -> tuple[pd.DataFrame, list[str]]:
     """The rows of the metadata in the order of `paths`, and what is on one side only."""
     source = Path(cfg.metadata) if cfg.metadata else root / "metadata.csv"
     if not cfg.metadata and not source.is_file():
@@ -167,9 +168,3 @@ def _patients_in_names(paths: pd.Series, pattern: str) -> pd.Series:
     if not any(matches):
         raise DataError(f"patient_regex = {pattern!r} matches no file name, e.g. {paths[0]!r}")
     return pd.Series([(m[m.re.groups > 0] or "") if m else "" for m in matches], paths.index)
-
-
-def _as_numbers(values: pd.Series) -> pd.Series:
-    """Numbers if every value is a finite one, else unchanged."""
-    numbers = pd.to_numeric(values, errors="coerce")
-    return numbers if np.isfinite(numbers).equals(values.notna()) else values

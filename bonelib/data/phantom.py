@@ -10,8 +10,6 @@ import math
 import cv2
 import numpy as np
 
-Shape = tuple[int, int]
-
 # Attenuation per cm of soft tissue, and what compact bone adds to it.
 SOFT_TISSUE, BONE = 0.14, 0.45
 # Outlines: x (outwards) and y (downwards) in cm from the centre of the joint.
@@ -28,7 +26,7 @@ RADII = {"femur": 1.6, "tibia": 1.5, "fibula": 0.5, "patella": 0.3}
 
 
 def radiograph(
-    rng: np.random.Generator, loss: float, shape: Shape, outline_seed: int = 0
+    rng: np.random.Generator, loss: float, shape: tuple, outline_seed: int = 0
 ) -> np.ndarray:
     """One knee, left or right, as (H, W) float32 in 0..1, bone bright.
 
@@ -76,14 +74,14 @@ def _outline(points: str, jitter: np.ndarray, angle: float) -> np.ndarray:
         cut = [0.75 * xy + 0.25 * following, 0.25 * xy + 0.75 * following]
         xy = np.stack(cut, axis=1).reshape(-1, 2)
     c, s = math.cos(angle), math.sin(angle)
-    return np.asarray(xy @ np.array([[c, s], [-s, c]]))
+    return xy @ np.array([[c, s], [-s, c]])
 
 
-def _depth(outline: np.ndarray, shape: Shape) -> np.ndarray:
+def _depth(outline: np.ndarray, shape: tuple) -> np.ndarray:
     """The distance of every pixel to the outline that it is inside of, or 0: (H, W) pixels."""
     mask = np.zeros(shape, np.uint8)
     cv2.fillPoly(mask, [np.round(outline * 16).astype(np.int32)], 1, shift=4)
-    return np.asarray(cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)
+    return cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
 
 
 def _chord(depth: np.ndarray, radius: np.ndarray | float) -> np.ndarray:
@@ -92,7 +90,7 @@ def _chord(depth: np.ndarray, radius: np.ndarray | float) -> np.ndarray:
     return 2 * np.sqrt(np.maximum(radius**2 - to_axis**2, 0))
 
 
-def _struts(rng: np.random.Generator, shape: Shape, spacing: float, contrast: float) -> np.ndarray:
+def _struts(rng: np.random.Generator, shape: tuple, spacing: float, contrast: float) -> np.ndarray:
     """A mesh of struts with mean 1, (H, W) float32, longer along the load; spacing in pixels."""
     struts = np.zeros(shape, np.float32)
     for weight, tall, wide in ((1.0, 1.0, 0.27), (0.6, 0.33, 0.53)):
@@ -102,7 +100,7 @@ def _struts(rng: np.random.Generator, shape: Shape, spacing: float, contrast: fl
         # Lines where the band-passed noise changes its sign.
         band = (fine - coarse) / (fine - coarse).std()
         struts += weight * np.exp(-((band / 0.45) ** 2))
-    return np.asarray(np.maximum(1 + contrast * (struts - struts.mean()) / struts.std(), 0))
+    return np.maximum(1 + contrast * (struts - struts.mean()) / struts.std(), 0)
 
 
 def _exposed(rng: np.random.Generator, attenuation: np.ndarray) -> np.ndarray:
@@ -120,10 +118,10 @@ def _exposed(rng: np.random.Generator, attenuation: np.ndarray) -> np.ndarray:
     for _ in range(6):
         gamma *= math.log(mean) / math.log(np.mean(grey[::4, ::4] ** gamma))
     grey = grey**gamma
-    return np.asarray(np.clip(mean + (grey - mean) * (deviation / float(grey.std())), 0, 1))
+    return np.clip(mean + (grey - mean) * (deviation / float(grey.std())), 0, 1)
 
 
-def _letter(rng: np.random.Generator, shape: Shape, side: str) -> np.ndarray:
+def _letter(rng: np.random.Generator, shape: tuple, side: str) -> np.ndarray:
     """The lead letter of the side, in an upper corner of black: (H, W) float32 in 0..1."""
     height, width = shape
     left = rng.uniform(0.03, 0.08) if side == "R" else rng.uniform(0.86, 0.91)

@@ -20,7 +20,8 @@ from bonelib.messages import DataError
 
 # Standard deviation in grey levels below which nothing is shown.
 BLANK_DEVIATION = 4.0
-# Shares of coloured pixels above which an image has an overlay, or is a colour photo.
+# Shares of coloured pixels (from `images.decode`) above which lines or letters are drawn over an
+# image, and above which it is a colour photo.
 OVERLAY_SHARE = 0.0005
 PHOTO_SHARE = 0.25
 # Training images from which a gauge can be made.
@@ -54,16 +55,6 @@ def is_inverted(image: np.ndarray) -> bool:
     return bool(sides > 150 and sides > centre + 40)
 
 
-def has_overlay(coloured: float) -> bool:
-    """Whether coloured lines or letters are drawn over an image; coloured: from `images.decode`."""
-    return coloured > OVERLAY_SHARE
-
-
-def is_colour_photo(coloured: float) -> bool:
-    """Whether an image is a photo in colours; coloured: from `images.decode`."""
-    return coloured > PHOTO_SHARE
-
-
 def fit_gauge(images: np.ndarray, seed: int = 0) -> dict:
     """What `rejections` compares with, from training images (N, S, S) uint8, ready for JSON.
 
@@ -94,7 +85,7 @@ def read_for_model(path: str | Path, size: int) -> tuple[np.ndarray | None, str]
         return None, f"unreadable: {error}"
     share = facts["coloured"]
     reason = f"a colour photo: {share:.0%} of it is coloured, expected under {PHOTO_SHARE:.0%}"
-    return letterbox(image, size), reason if is_colour_photo(share) else ""
+    return letterbox(image, size), reason if share > PHOTO_SHARE else ""
 
 
 def _rejection(image: np.ndarray, gauge: dict) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from bonelib import storage
 from bonelib.data import phantom
-from bonelib.data.fetch import temporary_beside
+from bonelib.data.fetch import new_folder
 from bonelib.data.images import decode
 from bonelib.messages import DataError
 
@@ -39,9 +39,8 @@ def make_sample(folder: str | Path, seed: int = 0, images: int = 320) -> Path:
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
         raise DataError(f"{folder} is not empty: name another folder for the sample")
-    with temporary_beside(folder) as temporary:
-        _write_sample(temporary / "sample", np.random.default_rng([seed, images]), images)
-        (temporary / "sample").rename(folder)
+    with new_folder(folder) as new:
+        _write_sample(new, np.random.default_rng([seed, images]), images)
     return folder
 
 
@@ -119,14 +118,11 @@ def _defects(sources: list[dict], files: dict[str, bytes], names: list[str]) -> 
         ("truncated", contents[5][: len(contents[5]) * 3 // 5]),
         ("empty", b""),
     ]
-    rows = []
-    for i, (kind, content) in enumerate(made):
-        row = sources[i] | {"kind": kind, "of": sources[i]["image"], "content": content}
-        if kind == "conflict":
-            row |= {"label": 1, "t_score": -1.8}
-        suffix = ".jpg" if kind == "rescaled_jpeg" else ".png"
-        row["image"] = f"{SAMPLE_FOLDERS[row['label']]}/{names[i]}{suffix}"
-        # Registered as another patient, as in real data sets.
-        row["patient_id"] = f"P{len(files) + i:04d}"
-        rows.append(row)
-    return rows
+    rows = pd.DataFrame(sources).assign(of=[source["image"] for source in sources])
+    rows["kind"], rows["content"] = zip(*made, strict=True)
+    rows.loc[0, ["label", "t_score"]] = 1, -1.8
+    # Registered as other patients, as in real data sets.
+    rows["patient_id"] = [f"P{len(files) + i:04d}" for i in rows.index]
+    suffixes = np.where(rows["kind"] == "rescaled_jpeg", ".jpg", ".png")
+    folders = rows["label"].map(lambda label: f"{SAMPLE_FOLDERS[label]}/")
+    return rows.assign(image=folders + names[: len(rows)] + suffixes).to_dict("records")

@@ -2,12 +2,10 @@
 
 import numpy as np
 import pandas as pd
-from imblearn.over_sampling import RandomOverSampler
 from sklearn.compose import make_column_transformer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, train_test_split
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
@@ -25,8 +23,6 @@ STRENGTHS = np.logspace(-4, 1, 6)
 INNER_FOLDS = 5
 # The eight neighbours of a pixel in the order of a circle.
 RING = np.array([(-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1)])
-PROTOCOLS = ("oversample, then split by image", "split by image", "split by group")
-TEST_SHARE = 0.2
 
 
 def texture_features(image: np.ndarray) -> np.ndarray:
@@ -150,45 +146,3 @@ def predict_baselines(fold: Fold, table: pd.DataFrame | None = None) -> pd.DataF
         strength = choose_strength(x[train], y, groups) if tuned else STRENGTH
         probabilities[name] = logistic_regression(x[train], y, x[test], count, strength)
     return prediction_table(fold, test, "baseline", probabilities)
-
-
-def compare_protocols(
-    features: np.ndarray,
-    y: np.ndarray,
-    groups: pd.Series,
-    repeats: int = 20,
-    seed: int = 0,
-    classifier: Pipeline | None = None,
-) -> pd.DataFrame:
-    """`protocol`, `repeat`, `accuracy` of a classifier, one row per split.
-
-    features: (N, D). groups: (N,), of a patient or of copies. classifier: of scikit-learn; by
-    default the nearest neighbour (k = 1) of standardised features. The first two protocols put
-    images of a group, or the same image, on both sides.
-    """
-    rows, everything = [], np.arange(len(y))
-    model = classifier or make_pipeline(StandardScaler(), KNeighborsClassifier(1))
-    for repeat in range(seed, seed + repeats):
-        sampler = RandomOverSampler(random_state=repeat)
-        oversampled = sampler.fit_resample(everything[:, None], y)[0][:, 0]
-        folds = assign_folds(y, groups.to_numpy(), round(1 / TEST_SHARE), repeat)
-        splits = (
-            train_test_split(oversampled, test_size=TEST_SHARE, random_state=repeat),
-            train_test_split(everything, test_size=TEST_SHARE, random_state=repeat),
-            (everything[folds > 0], everything[folds == 0]),
-        )
-        for protocol, (train, test) in zip(PROTOCOLS, splits, strict=True):
-            model.fit(features[train], y[train])
-            rows.append((protocol, repeat, model.score(features[test], y[test])))
-    return pd.DataFrame(rows, columns=["protocol", "repeat", "accuracy"])
-
-
-def leakage_sentence(scores: pd.DataFrame) -> str:
-    """What the wrong protocols pretend, in words, from `compare_protocols`."""
-    means = scores.groupby("protocol")["accuracy"].mean()
-    oversampled, by_image, by_group = means[list(PROTOCOLS)]
-    return (
-        f"Split by group, the nearest neighbour is right on {by_group:.0%} of the test images. "
-        f"Split by image it seems to be right on {by_image:.0%}, and oversampled before the split "
-        f"on {oversampled:.0%}: with the same images and the same classifier."
-    )

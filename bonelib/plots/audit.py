@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from bonelib.plots.style import BLUE, GREY, INK, MAGENTA, Figure, new_figure, styled
+from bonelib.plots import style
+from bonelib.plots.style import BLUE, GREY, INK, MAGENTA, Figure, styled
 
 FUNNEL_STEPS = {
     "found": "files found",
@@ -21,13 +22,12 @@ def funnel(audit: dict) -> Figure:
     """How many images are left after each exclusion."""
     left = np.array([audit["counts"][step] for step in FUNNEL_STEPS])
     excluded = -np.diff(left, prepend=left[0])
-    figure, axes = new_figure("data", height=2.6)
-    bars = axes[0, 0].barh(list(FUNNEL_STEPS.values()), left, color=BLUE, height=0.6)
+    title = "From the files found to the images used"
+    figure, axis = style.new_chart("data", 2.6, title=title, xlabel="images", xmargin=0.4)
+    bars = axis.barh(list(FUNNEL_STEPS.values()), left, color=BLUE, height=0.6)
     labels = [f"{n:,}  ({lost:,} excluded)" for n, lost in zip(left, excluded, strict=True)]
-    axes[0, 0].bar_label(bars, labels, padding=4)
-    axes[0, 0].invert_yaxis()
-    axes[0, 0].set(xlabel="images", title="From the files found to the images used")
-    axes[0, 0].margins(x=0.4)
+    axis.bar_label(bars, labels, padding=4)
+    axis.invert_yaxis()
     return figure
 
 
@@ -37,14 +37,15 @@ def clusters(audit: dict, rows: pd.DataFrame, thumbnails: np.ndarray) -> Figure:
 
     rows: the readable rows of the catalog. thumbnails: (N, S, S) uint8, theirs.
     """
-    found = sorted(audit["clusters"], key=_cluster_order)
+    # Conflicts first, then copies that are not the same file, then large clusters.
+    found = sorted(audit["clusters"], key=lambda cluster: -len(cluster["paths"]))
+    found.sort(key=lambda cluster: (not cluster["conflict"], cluster["kinds"] == ["same file"]))
     shown = found[:MAX_CLUSTERS]
     position = {path: number for number, path in enumerate(rows["path"])}
     title = f"{len(found):,} clusters of copies, {len(shown)} shown"
     lines = max(1, len(shown))
-    figure, axes = new_figure("data", lines, MAX_COPIES + 1, 0.5 + 1.35 * lines, title)
-    for axis in axes.flat:
-        axis.axis("off")
+    height, options = 0.5 + 1.35 * lines, {"subplot_kw": style.BLANK}
+    figure, axes = style.new_figure("data", lines, MAX_COPIES + 1, height, title, **options)
     for line, cluster in zip(axes, shown, strict=False):
         paths, confidence = cluster["paths"], f"confidence {cluster['confidence']:.2f}"
         text = "\n".join([f"{len(paths)} images", *cluster["kinds"], confidence])
@@ -56,24 +57,16 @@ def clusters(audit: dict, rows: pd.DataFrame, thumbnails: np.ndarray) -> Figure:
     return figure
 
 
-def _cluster_order(cluster: dict) -> tuple[bool, bool, int]:
-    """Conflicts first, then copies that are not the same file, then large clusters."""
-    return not cluster["conflict"], cluster["kinds"] == ["same file"], -len(cluster["paths"])
-
-
 @styled
 def shortcuts(audit: dict) -> Figure:
     """AUROC of the class from each property that is not bone; those with a warning are coloured."""
-    found = sorted(audit["shortcuts"], key=lambda shortcut: shortcut["auroc"])
+    found = sorted(audit["shortcuts"], key=lambda shortcut: -shortcut["auroc"])
     colours = [MAGENTA if shortcut["warning"] else GREY for shortcut in found]
     names = [f"{shortcut['name']}  {shortcut['auroc']:.2f}" for shortcut in found]
-    table = pd.DataFrame(found, columns=["auroc", "low", "high"]).astype(float)
-    figure, axes = new_figure("data", height=1.2 + 0.32 * max(1, len(found)))
-    axis = axes[0, 0]
-    axis.hlines(table.index, table["low"], table["high"], colours, lw=2)
-    axis.scatter(table["auroc"], table.index, color=colours)
+    figure, axis = style.new_chart("data", 1.2 + 0.32 * max(1, len(found)), xlim=(None, 1))
     axis.axvline(0.5, color=GREY, linestyle=":", zorder=0)
-    axis.set_yticks(table.index, names)
-    axis.set(title="What predicts the class besides the bone", xlim=(None, 1))
+    leaves = [shortcut | {"value": shortcut["auroc"]} for shortcut in found]
+    style.draw_intervals(axis, names, leaves, colours)
+    axis.set_title("What predicts the class besides the bone")
     axis.set_xlabel("AUROC of the class (0.5 is chance, bars are 95% intervals)")
     return figure

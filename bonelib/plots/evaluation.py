@@ -6,11 +6,11 @@ from pathlib import PurePosixPath
 
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import PercentFormatter
 from sklearn.metrics import ConfusionMatrixDisplay, auc, roc_curve
 
 from bonelib.evaluation.findings import BASELINE_NAMES
-from bonelib.plots.style import BLUE, GREY, INK, MAGENTA, Figure, class_colours, new_figure, styled
+from bonelib.plots import style
+from bonelib.plots.style import BLUE, GREY, INK, MAGENTA, Figure, class_colours, styled
 from bonelib.plots.training import image_grid
 
 KIND_NAMES = {"plain": "plain", "tta": "test-time augmentation"}
@@ -24,7 +24,7 @@ def confusion_matrices(matrices: Mapping[str, np.ndarray], class_names: tuple) -
     Rows are true classes, columns predicted ones; shares are of the true class.
     """
     height, title = 1.2 + 5.5 / max(len(matrices), 1.6), "Confusion matrix of the test set"
-    figure, axes = new_figure("metrics", 1, len(matrices), height, title, sharey=True)
+    figure, axes = style.new_figure("metrics", 1, len(matrices), height, title, sharey=True)
     labels = [textwrap.fill(name.replace("Osteo", "Osteo- "), 10) for name in class_names]
     for axis, (kind, counts) in zip(axes[0], matrices.items(), strict=True):
         matrix = np.asarray(counts)
@@ -41,8 +41,8 @@ def confusion_matrices(matrices: Mapping[str, np.ndarray], class_names: tuple) -
 @styled
 def roc(y: np.ndarray, probabilities: np.ndarray, class_names: tuple) -> Figure:
     """A ROC curve for each class against the rest; y (N,), probabilities (N, K)."""
-    figure, axes = new_figure("metrics", height=6.2)
-    axis = axes[0, 0]
+    title = "ROC, each class against the rest"
+    figure, axis = style.new_chart("metrics", 6.2, title=title, aspect="equal", ylim=(0, 1.01))
     axis.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="chance")
     for number, (name, colour) in enumerate(class_colours(class_names).items()):
         positive = y == number
@@ -50,9 +50,8 @@ def roc(y: np.ndarray, probabilities: np.ndarray, class_names: tuple) -> Figure:
             x, sensitivity, _ = roc_curve(positive, probabilities[:, number])
             label = f"{name} (AUROC {auc(x, sensitivity):.2f}, n = {positive.sum()})"
             axis.plot(x, sensitivity, color=colour, label=label)
-    axis.set(title="ROC, each class against the rest", xlabel="1 - specificity")
-    axis.set(ylabel="sensitivity", aspect="equal", xlim=(0, 1), ylim=(0, 1.01))
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center")
+    axis.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(0, 1))
+    figure.legend(loc="outside lower center")
     return figure
 
 
@@ -63,8 +62,8 @@ def reliability_diagram(stages: Mapping[str, Sequence[Mapping[str, float]]]) -> 
     stages: rows of `calibration.reliability`, by one to three names; image counts are those of the
     last one.
     """
-    figure, axes = new_figure("calibration", height=4.8)
-    axis = axes[0, 0]
+    title = "Calibration: does 80% mean 80%?"
+    figure, axis = style.new_chart("calibration", 4.8, title=title, xlim=(0, 1.02), ylim=(0, 1.04))
     axis.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="perfectly calibrated")
     for (name, rows), colour in zip(stages.items(), (GREY, BLUE, INK), strict=False):
         table = pd.DataFrame(rows)
@@ -72,23 +71,20 @@ def reliability_diagram(stages: Mapping[str, Sequence[Mapping[str, float]]]) -> 
         axis.errorbar(table["p"], table["hit"], gaps, fmt="o-", c=colour, capsize=2, label=name)
     for x, count in zip(table["p"], table["n"], strict=True):
         axis.text(x, 0.02, f"{count:.0f}", ha="center", fontsize=9, color=colour)
-    axis.set(title="Calibration: does 80% mean 80%?", ylabel="share of correct predictions")
-    axis.set(xlabel="probability of the predicted class (above the axis: images)")
-    axis.set(xlim=(0, 1.02), ylim=(0, 1.04))
+    axis.set_xlabel("probability of the predicted class (above the axis: images)")
+    axis.set_ylabel("share of correct predictions")
     figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
 @styled
-def accuracy_by_coverage(
-    curve: Mapping[str, Sequence[float]], threshold: float | None, target: float
-) -> Figure:
+def accuracy_by_coverage(curve: dict, threshold: float | None, target: float) -> Figure:
     """Accuracy of the answered images against their share, the most confident first.
 
     threshold: marked on the curve, if there is one. target: accuracy, drawn as a line.
     """
-    figure, axes = new_figure("abstain")
-    axis = axes[0, 0]
+    title = "Accuracy when unsure images are referred"
+    figure, axis = style.new_chart("abstain", 4, title=title, ylabel="accuracy")
     coverage, accuracy = np.array(curve["coverage"]), 1 - np.array(curve["risk"])
     axis.plot(coverage, accuracy, color=BLUE, drawstyle="steps-pre", label="test set")
     axis.axhline(target, color=GREY, lw=1, ls="--", label=f"target {target:.0%}")
@@ -96,10 +92,9 @@ def accuracy_by_coverage(
         last = np.flatnonzero(np.array(curve["threshold"]) >= threshold)[-1:]
         label = f"threshold from validation: {threshold:.2f}"
         axis.plot(coverage[last], accuracy[last], "o", ms=9, color=MAGENTA, label=label)
-    axis.set(title="Accuracy when unsure images are referred", ylabel="accuracy")
     axis.set(xlabel="share of images answered", xlim=(0, 1.02), ylim=(None, 1.02))
-    axis.xaxis.set_major_formatter(PercentFormatter(1))
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    axis.xaxis.set_major_formatter("{x:.0%}")
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
@@ -110,15 +105,13 @@ def comparison(metrics: dict) -> Figure:
     for name, block in metrics["baselines"].items():
         blocks[BASELINE_NAMES.get(name, name).removeprefix("the ")] = block
     height, title = 1.2 + 0.5 * len(blocks), "The model beside the baselines"
-    figure, axes = new_figure("baselines", 1, len(COMPARED_METRICS), height, title, sharey=True)
-    lines = range(len(blocks))
-    colours = [BLUE if line < len(metrics["test"]) else INK for line in lines]
+    names = [textwrap.fill(name, 18) for name in blocks]
+    colours = [BLUE] * len(metrics["test"]) + [INK] * len(metrics["baselines"])
+    panels = len(COMPARED_METRICS)
+    figure, axes = style.new_figure("baselines", 1, panels, height, title, sharey=True)
     for axis, (metric, label) in zip(axes[0], COMPARED_METRICS.items(), strict=True):
-        leaves = pd.DataFrame([block[metric] for block in blocks.values()]).astype(float)
-        axis.hlines(lines, leaves["low"], leaves["high"], colours)
-        axis.scatter(leaves["value"], lines, color=colours)
-        axis.set(title=label, xlim=(0, 1.02), xticks=[0, 0.5, 1], ylim=(len(lines) - 0.5, -0.5))
-        axis.set_yticks(lines, [textwrap.fill(name, 18) for name in blocks])
+        style.draw_intervals(axis, names, [block[metric] for block in blocks.values()], colours)
+        axis.set(title=label, xlim=(0, 1.02), xticks=[0, 0.5, 1])
         axis.grid(axis="x", color="#dddddd", lw=0.8)
     axes[0, 0].axvline(0.5, color=GREY, lw=1, ls="--")
     figure.supxlabel("test set, 95% interval by patient group", fontsize=10)

@@ -1,29 +1,24 @@
 """The look of every figure, its class colours, and the report section that it belongs to."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
 import matplotlib.figure
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 
 from bonelib.storage import atomic_file
 
 BLUE, TEAL, GOLD, BROWN, MAGENTA = "#648FFF", "#45D3A8", "#FFB000", "#5C2008", "#DC267F"
 GREY, INK = "#8a8a8a", "#222222"
-STYLE: dict = {
-    "font.size": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    # A dollar sign in a file name is no formula.
-    "text.parse_math": False,
-}
+# Subplots for images.
+BLANK = {"frame_on": False, "xticks": [], "yticks": []}
 # A decorator, because titles and legends take their style when they are made.
-styled = matplotlib.rc_context(STYLE)
+styled = matplotlib.rc_context(fname=Path(__file__).with_name("bonelib.mplstyle"))
 
 
 def class_colours(class_names: tuple) -> dict[str, str]:
@@ -37,7 +32,7 @@ def class_colours(class_names: tuple) -> dict[str, str]:
 class Figure(matplotlib.figure.Figure):
     """A matplotlib figure that a notebook shows once, whatever the backend.
 
-    section: the report section that it belongs to, a key of `report.SECTIONS`.
+    section: the report section that it belongs to, as report.html.j2 names it.
     """
 
     section = ""
@@ -60,6 +55,31 @@ def new_figure(
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize="large")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+@styled
+def new_chart(section: str, height: float, **properties) -> tuple[Figure, Axes]:
+    """A figure of one pair of axes; properties: their title, labels and limits."""
+    figure, axes = new_figure(section, height=height)
+    axes[0, 0].set(**properties)
+    return figure, axes[0, 0]
+
+
+def draw_intervals(axis: Axes, names: Sequence[str], leaves: Sequence[dict], colours: list) -> None:
+    """One row per name, from the top: a point at `value` and a line from `low` to `high`."""
+    lines, table = range(len(names)), pd.DataFrame(leaves, columns=["value", "low", "high"])
+    table = table.astype(float)
+    axis.hlines(lines, table["low"], table["high"], colours, lw=2)
+    axis.scatter(table["value"], lines, color=colours)
+    axis.set_yticks(lines, names)
+    axis.set_ylim(max(1, len(names)) - 0.5, -0.5)
+
+
+def overlay_heat(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """(S, S, 3) uint8: a heat map (S, S) in 0..1 over a grey image (S, S) uint8."""
+    alpha = 0.55 * heat[..., None]
+    colours = 255 * matplotlib.colormaps["magma"](heat)[..., :3]
+    return np.asarray((1 - alpha) * image[..., None] + alpha * colours, np.uint8)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

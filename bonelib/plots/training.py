@@ -1,33 +1,28 @@
-"""Figures of classes, images and training, from tables and arrays."""
+"""Figures of classes, images and training, and of steps that a notebook writes out by hand."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import MaxNLocator
 
+from bonelib.plots import style
 from bonelib.plots.style import BLUE, GREY, MAGENTA, Figure, class_colours, new_figure, styled
-
-SPLIT_ORDER = ("train", "val", "test")
 
 
 @styled
-def class_counts(
-    table: pd.DataFrame, class_names: tuple, by: str | None = None, title: str = "Images"
-) -> Figure:
+def class_counts(table: pd.DataFrame, class_names: tuple, by: str = "", title: str = "") -> Figure:
     """Bars of the rows of each class (`label`); with `by`, one cluster of bars per value of it."""
     clusters = table[by] if by else pd.Series("", table.index)
     found = list(clusters.unique())
-    order = [name for name in SPLIT_ORDER if name in found] or found
+    order = [name for name in ("train", "val", "test") if name in found] or found
     counts = pd.crosstab(clusters, table["label"]).reindex(order).reindex(columns=class_names)
     figure, axes = new_figure("data", height=3.6)
     colours = class_colours(class_names)
     axis = counts.fillna(0).plot.bar(ax=axes[0, 0], color=colours, width=0.8, rot=0, legend=False)
     for bars in axis.containers:
         axis.bar_label(bars, padding=2)
-    axis.set(title=title, xlabel="", ylabel="images")
-    axis.margins(y=0.12)
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    axis.set(title=title, xlabel="", ylabel="images", ymargin=0.12)
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
@@ -56,17 +51,13 @@ def image_grid(
     rows = max(1, -(-len(images) // columns))
     lines = max((caption.count("\n") + 1 for caption in captions), default=1)
     height = rows * (6.4 / columns + 0.17 * lines) + (0.35 if title else 0.05)
-    figure, axes = new_figure(section, rows, columns, height, title)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
+    figure, axes = new_figure(section, rows, columns, height, title, subplot_kw=style.BLANK)
     for number, (axis, image) in enumerate(zip(axes.flat, images, strict=False)):
-        axis.imshow(image, cmap="gray", vmin=0, vmax=255)
-        if maps is not None:
-            heat = np.clip(maps[number], 0, 1)
-            axis.imshow(heat, cmap="magma", alpha=0.55 * heat, vmin=0, vmax=1)
+        pixels = image if maps is None else style.overlay_heat(image, maps[number])
+        axis.imshow(pixels, cmap="gray", vmin=0, vmax=255)
         axis.set_title(captions[number], fontsize=9, fontweight="normal", pad=3)
         if colours is not None:
+            axis.set_frame_on(True)
             axis.spines[:].set(visible=True, linewidth=3, color=colours[number])
     return figure
 
@@ -85,8 +76,22 @@ def history(table: pd.DataFrame) -> Figure:
     accuracies.set_ylim(0, 1.02)
     rates.plot(table["epoch"], table["lr"], color=GREY)
     rates.set(ylabel="learning\nrate", xlabel="epoch")
-    rates.xaxis.set_major_locator(MaxNLocator(integer=True))
+    rates.locator_params("x", integer=True)
     for axis in axes.flat:
         axis.axvline(best, color=MAGENTA, lw=1, ls="--", label=f"best epoch ({best})")
     figure.legend(*losses.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+@styled
+def ranges(scores: pd.DataFrame, title: str, xlabel: str) -> Figure:
+    """Mean and middle 95% of each column of repeated results in 0..1, the last one in colour."""
+    mean, limits = scores.mean(), scores.quantile([0.025, 0.975])
+    height = 1.1 + 0.5 * len(mean)
+    figure, axis = style.new_chart("data", height, title=title, xlabel=xlabel, xlim=(0, 1.1))
+    colours = [GREY] * (len(mean) - 1) + [BLUE]
+    errors = abs(limits - mean).to_numpy()
+    bars = axis.barh(mean.index.astype(str), mean, 0.6, xerr=errors, color=colours, alpha=0.7)
+    axis.bar_label(bars, fmt="%.2f", padding=4)
+    axis.invert_yaxis()
     return figure

@@ -7,21 +7,24 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 
 from bonelib.data.quality import read_for_model
 from bonelib.evaluation import findings, gradcam, predict
 from bonelib.messages import RunError
 from bonelib.plots.evaluation import COMPARED_METRICS
+from bonelib.plots.style import overlay_heat
 from bonelib.prediction import answers
 from bonelib.report.report import LIMITS, NOTICE
 from bonelib.storage import read_json
 from bonelib.training.model import TrainedModel
 
 
-def build_page(models: list[TrainedModel], run: Path):
-    """The page as gradio.Blocks, for `serve`. An upload is deleted with its answer."""
+def serve(models: list[TrainedModel], run: Path, share: bool = False, **options):
+    """The running page, on this machine only unless `share`; its method `close` ends it.
+
+    An upload is deleted with its answer.
+    """
     folder = Path(tempfile.mkdtemp(prefix="bonelib-page-")).resolve()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     # read by gradio when it is imported and when components are made
@@ -49,12 +52,6 @@ def build_page(models: list[TrainedModel], run: Path):
             heat = gradio.Image(label="Evidence for the most likely class", **shown)
         gradio.Markdown(describe_run(models, run))
         upload.upload(answer, upload, [text, label, image, heat, upload], api_name="answer")
-    return page
-
-
-def serve(models: list[TrainedModel], run: Path, share: bool = False, **options):
-    """The running page, on this machine only unless `share`; its method `close` ends it."""
-    page = build_page(models, run)
     page.launch(share=share, max_file_size="200mb", enable_monitoring=False, **options)
     return page
 
@@ -71,14 +68,13 @@ def answer_file(models: list[TrainedModel], path: Path) -> tuple:
     if image is None or (row["reason"] and not row["reason"].startswith(answers.UNSURE)):
         return text, None, image, None
     names = models[0].class_names
-    probabilities = row[predict.probability_columns(names)].to_numpy(float)
-    shares = dict(zip(names, probabilities.tolist(), strict=True))
-    likely = probabilities[None].argmax(1)
+    shares = row[predict.probability_columns(names)].astype(float).set_axis(names)
+    likely = np.array([shares.argmax()])
     try:
         heats = [gradcam.heatmaps(model.net, image[None], likely)[0] for model in models]
     except RunError as error:
-        return f"{text}\n\nNo heat map: {_escape(str(error))}", shares, image, None
-    return text, shares, image, _blend(image, np.mean(heats, axis=0))
+        return f"{text}\n\nNo heat map: {_escape(str(error))}", shares.to_dict(), image, None
+    return text, shares.to_dict(), image, overlay_heat(image, np.mean(heats, axis=0))
 
 
 def describe_run(models: list[TrainedModel], run: Path) -> str:
@@ -94,13 +90,6 @@ def describe_run(models: list[TrainedModel], run: Path) -> str:
             f"**{found['level']}:** {_escape(found['text'])}" for found in metrics["findings"]
         ]
     return "\n- ".join(["## Can I trust this model?\n", *lines, *LIMITS[1:]])
-
-
-def _blend(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """(S, S, 3) uint8: the heat (S, S) in 0..1 over the grey image, as in `image_grid`."""
-    alpha = 0.55 * heat[..., None]
-    colours = 255 * matplotlib.colormaps["magma"](heat)[..., :3]
-    return np.asarray((1 - alpha) * image[..., None] + alpha * colours, np.uint8)
 
 
 def _escape(text: str) -> str:

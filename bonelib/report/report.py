@@ -1,7 +1,6 @@
 """report.html and MODEL_CARD.md: what the artifacts of a run say, for a person to read."""
 
 import base64
-import csv
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -24,22 +23,7 @@ LIMITS = (
     "A test set from the same source says nothing about another hospital, scanner or population: "
     "a published hip model fell from AUROC 0.87 to 0.70 on external data.",
 )
-SECTIONS = {
-    "data": "Data",
-    "metrics": "Metrics on the test set",
-    "baselines": "Baselines",
-    "calibration": "Calibration: does 80% mean 80%?",
-    "abstain": "When to abstain",
-    "subgroups": "Subgroups",
-    "failures": "Failures",
-    "explanations": "Where the model looks",
-    "training": "Training",
-    "use": "Intended use and limits",
-    "settings": "Settings and versions",
-    "checklist": "Reporting checklist",
-}
-RUN_TABLES = ("catalog", "splits", "predictions")
-RUN_RECORDS = ("audit", "metrics", "explain", "config")
+ARTIFACTS = ("catalog", "splits", "predictions", "audit", "metrics", "explain", "config")
 
 
 def read_run(run: Path) -> dict:
@@ -49,27 +33,32 @@ def read_run(run: Path) -> dict:
     another model than the one in the run folder count as absent, and `changed` is True.
     """
     first = min(run.glob("repeat-*-fold-*"), default=run)
-    content = {name: _read_artifact(run / f"{name}.csv") for name in RUN_TABLES}
-    content |= {name: _read_artifact(run / f"{name}.json") for name in RUN_RECORDS}
-    content["model"] = _read_artifact(first / "model" / "config.json")
-    content["history"] = _read_artifact(first / "history.csv")
+    content = {name: _read_artifact(run, name) for name in ARTIFACTS}
+    content["model"] = _read_artifact(first / "model", "config")
+    content["history"] = _read_artifact(first, "history")
     content["changed"] = _model_changed(run / "model", content["metrics"])
     if content["changed"]:
         content |= {"metrics": None, "predictions": None, "explain": None}
     content["findings"] = _findings(content)
     content["figures"] = _read_figures(run / "figures")
-    return content | {"checklist": _checklist(content)}
+    content["checklist"] = _checklist(content)
+    if content["splits"] is not None:
+        content["split_counts"] = _count_splits(content["splits"], content["model"])
+    if content["metrics"] and content["predictions"] is not None:
+        class_names = tuple(content["metrics"]["counts"]["images_per_class"])
+        content["failures"] = failures(content["predictions"], class_names)
+    return content
 
 
-def _read_artifact(path: Path):
-    """A DataFrame or the content of a JSON file; None if there is no such file."""
-    if not path.is_file():
+def _read_artifact(folder: Path, name: str):
+    """The content of a JSON file, a table as a DataFrame, or None if there is neither."""
+    if (folder / f"{name}.json").is_file():
+        return read_json(folder / f"{name}.json")
+    if not (folder / f"{name}.csv").is_file():
         return None
-    if path.suffix == ".json":
-        return read_json(path)
     # Classes and patients may be numbers.
     texts = dict.fromkeys(["path", "label", "group", "patient"], str)
-    return pd.read_csv(path, dtype=texts, low_memory=False)
+    return pd.read_csv(folder / f"{name}.csv", dtype=texts, low_memory=False)
 
 
 def _model_changed(folder: Path, metrics: dict | None) -> bool:
@@ -88,44 +77,33 @@ def _findings(content: dict) -> list[Finding]:
 
 
 def _read_figures(folder: Path) -> dict[str, list[dict[str, str]]]:
-    """PNG files as {"name", "data"} (base64), in order of time, by their report section or ""."""
+    """PNG files as {"name", "data"} (base64), in order of time, by their report section."""
     figures = defaultdict(list)
     for path in sorted(folder.glob("*.png"), key=lambda path: path.stat().st_mtime_ns):
         with Image.open(path) as image:
             section = str(image.info.get("section"))
         data = base64.b64encode(path.read_bytes()).decode()
-        figures[section if section in SECTIONS else ""].append({"name": path.stem, "data": data})
+        figures[section].append({"name": path.stem, "data": data})
     return figures
 
 
 def _checklist(content: dict) -> list[dict[str, str]]:
     """The rows of checklist.csv, with `answer`: a section, or "" where the run has none."""
     metrics, model = content["metrics"] or {}, content["model"] or {}
-    known = content | {"subgroups": metrics.get("subgroups"), "gauge": model.get("gauge")}
-    with (REPORT_FOLDER / "checklist.csv").open(encoding="utf-8", newline="") as file:
-        items = list(csv.DictReader(file))
-    for item in items:
-        needed = known.get(item["needs"])
-        answered = not item["needs"] or (needed is not None and len(needed) > 0)
-        item["answer"] = SECTIONS.get(item["section"], "") if answered else ""
-    return items
+    known = {name: content[name] for name in (*ARTIFACTS, "model", "history")}
+    known |= {"subgroups": metrics.get("subgroups"), "gauge": model.get("gauge"), "": "always"}
+    present = [name for name, value in known.items() if value is not None and len(value)]
+    items = pd.read_csv(REPORT_FOLDER / "checklist.csv", dtype=str, keep_default_na=False)
+    items["answer"] = items["section"].where(items["needs"].isin(present), "")
+    return items.to_dict("records")
 
 
-def _tables(content: dict) -> dict:
-    """What the templates show of the tables that are there."""
-    shown: dict = {}
-    splits = content["splits"]
-    if splits is not None:
-        counts = pd.crosstab(splits["split"], splits["label"])
-        class_names = (content["model"] or {}).get("class_names", list(counts))
-        counts = counts.reindex(["train", "val", "test"], columns=class_names, fill_value=0)
-        counts["groups"] = splits.groupby("split")["group"].nunique()
-        shown["split_counts"] = counts.to_dict("index")
-    if content["metrics"] and content["predictions"] is not None:
-        class_names = tuple(content["metrics"]["counts"]["images_per_class"])
-        tables = failures(content["predictions"], class_names)
-        shown["failures"] = {title: rows.to_dict("records") for title, rows in tables.items()}
-    return shown
+def _count_splits(splits: pd.DataFrame, model: dict | None) -> dict:
+    """Images of each class and groups by split, classes in the model's order."""
+    counts = pd.crosstab(splits["split"], splits["label"])
+    class_names = (model or {}).get("class_names", list(counts))
+    counts = counts.reindex(["train", "val", "test"], columns=class_names, fill_value=0)
+    return counts.assign(groups=splits.groupby("split")["group"].nunique()).to_dict("index")
 
 
 def format_value(value) -> str:
@@ -149,12 +127,10 @@ def markdown_text(value) -> str:
 
 def write_report(run: Path) -> Path:
     """Write report.html and MODEL_CARD.md from what is in the run folder; the report's path."""
-    content = read_run(run)
-    content |= {"notice": NOTICE, "limits": LIMITS, "titles": SECTIONS, **_tables(content)}
+    content = {**read_run(run), "notice": NOTICE, "limits": LIMITS}
     environment = Environment(autoescape=True, undefined=ChainableUndefined, trim_blocks=True)
     environment.loader = FileSystemLoader(REPORT_FOLDER)
-    environment.filters |= {"interval": format_interval, "text": format_value}
-    environment.filters["markdown"] = markdown_text
+    environment.filters.update(interval=format_interval, text=format_value, markdown=markdown_text)
     for name in ("report.html", "MODEL_CARD.md"):
         write_text(run / name, environment.get_template(f"{name.lower()}.j2").render(content))
     return run / "report.html"

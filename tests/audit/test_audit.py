@@ -205,7 +205,7 @@ def test_patients_that_only_the_file_names_show_are_suggested():
 
 
 def test_a_search_that_was_left_out_is_a_warning(monkeypatch):
-    monkeypatch.setattr(copies, "MAX_ANY_ANGLE", 12)
+    monkeypatch.setattr(copies, "MAX_COMPARED", 12)
     ((level, text),) = levels_and_texts(audit(catalog_of(13), Config())[1])
     assert level == "warning" and "12" in text
     assert audit(catalog_of(12), Config())[1]["findings"] == []

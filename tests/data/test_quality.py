@@ -106,7 +106,7 @@ def test_colour_photo_is_rejected_and_an_overlay_is_not_in_every_format(tmp_path
             Image.fromarray(rgb).save(tmp_path / name, "PNG")
         share = images.decode((tmp_path / name).read_bytes())[1]["coloured"]
         reason = quality.read_for_model(tmp_path / name, 64)[1]
-        found[name] = (quality.has_overlay(share), quality.is_colour_photo(share), reason[:14])
+        found[name] = (share > quality.OVERLAY_SHARE, share > quality.PHOTO_SHARE, reason[:14])
     assert found["grey"] == (False, False, "")
     assert found["overlay"] == (True, False, "")
     assert found["photo"] == (True, True, "a colour photo")
@@ -115,13 +115,13 @@ def test_colour_photo_is_rejected_and_an_overlay_is_not_in_every_format(tmp_path
 def test_every_real_printout_has_an_overlay_and_no_knee_has(real):
     """Also after JPEG compression of the knees in grey, as colours, at a low quality."""
     for path in (real / "data" / "spine_dxa").rglob("*.png"):
-        assert quality.has_overlay(images.decode(path.read_bytes(), 224)[1]["coloured"]), path
+        assert images.decode(path.read_bytes(), 224)[1]["coloured"] > quality.OVERLAY_SHARE, path
     for path in (real / "data" / "knee_xray").rglob("*.jp*g"):
         small = BytesIO()
         with Image.open(path) as image:
             image.convert("L").convert("RGB").save(small, "JPEG", quality=30)
         for data in (path.read_bytes(), small.getvalue()):
-            assert not quality.has_overlay(images.decode(data, 224)[1]["coloured"]), path
+            assert not images.decode(data, 224)[1]["coloured"] > quality.OVERLAY_SHARE, path
 
 
 def test_no_real_image_is_blank_and_none_is_a_colour_photo(real):

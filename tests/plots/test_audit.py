@@ -40,10 +40,10 @@ def test_number_of_clusters_that_are_not_shown_is_named():
 def test_shortcuts_with_a_warning_are_coloured():
     axis = plots.shortcuts(audit_results()).axes[0]
     points = axis.collections[1]
-    assert points.get_offsets().tolist() == [[0.4, 0], [0.9, 1]]
-    assert same_color(points.get_facecolors(), [GREY, MAGENTA])
+    assert points.get_offsets().tolist() == [[0.9, 0], [0.4, 1]]
+    assert same_color(points.get_facecolors(), [MAGENTA, GREY])
     labels = [label.get_text() for label in axis.get_yticklabels()]
-    assert [label.split()[0] for label in labels] == ["width", "age"]
+    assert [label.split()[0] for label in labels] == ["age", "width"]
 
 
 def test_shortcut_without_an_interval_is_a_point():

@@ -5,7 +5,7 @@ from matplotlib.colors import same_color
 
 from bonelib.config import CLASSES
 from bonelib.plots import training as plots
-from bonelib.plots.style import class_colours
+from bonelib.plots.style import class_colours, overlay_heat
 from tests.builders import waves
 
 NAMES = ("healthy", "frail", "broken", "very $ill$")
@@ -71,8 +71,7 @@ def test_image_grid_shows_every_image_with_caption_frame_and_heat_map():
     used = figure.axes[:5]
     assert [axis.get_title(loc="left") for axis in used] == list("abcde")
     for axis, image, frame in zip(used, IMAGES, frames, strict=True):
-        assert np.array_equal(axis.images[0].get_array(), image)
-        assert np.allclose(axis.images[1].get_array(), image / 255)
+        assert np.array_equal(axis.images[0].get_array(), overlay_heat(image, image / 255))
         assert same_color(axis.spines["left"].get_edgecolor(), frame)
     assert not any(axis.images for axis in figure.axes[5:])
 
@@ -85,3 +84,21 @@ def test_dollar_signs_in_captions_are_no_formulas():
 
 def test_grid_without_images_can_be_shown():
     assert plots.image_grid(IMAGES[:0], [])._repr_png_().startswith(b"\x89PNG")
+
+
+def test_heat_is_laid_over_the_grey_image_and_nothing_where_there_is_none():
+    heat = np.zeros((16, 16))
+    heat[:, 8:] = 1
+    shown = overlay_heat(IMAGES[0], heat)
+    assert (shown[:, :8] == IMAGES[0][:, :8, None]).all()
+    hottest = 0.45 * IMAGES[0][:, 8:, None] + 0.55 * np.array([252, 253, 191])
+    assert np.abs(shown[:, 8:] - hottest).max() < 2
+
+
+def test_ranges_are_in_order_with_their_mean_and_spread_and_the_last_one_stands_out():
+    scores = pd.DataFrame({"naive": [0.8, 0.9], "split by group": [0.5, 0.7]})
+    axis = plots.ranges(scores, "Title", "accuracy").axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == list(scores)
+    assert [bar.get_width() for bar in axis.patches] == pytest.approx([0.85, 0.6])
+    assert not same_color(axis.patches[0].get_facecolor(), axis.patches[1].get_facecolor())
+    assert [text.get_text() for text in axis.texts] == ["0.85", "0.60"]
