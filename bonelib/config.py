@@ -172,14 +172,13 @@ class Config:
         allowed = (*self.class_names, "")
         if unknown := [name for name in self.classes.values() if name not in allowed]:
             raise ValueError(f"classes: {unknown[0]!r} is not one of {', '.join(allowed)} or empty")
-        # the data may hold fewer classes than there are names: prevalence is of those they hold
-        lengths = {"mean": (3,), "std": (3,), "prevalence": range(2, count + 1)}
-        for field, allowed_lengths in lengths.items():
-            if (values := getattr(self, field)) and len(values) not in allowed_lengths:
-                expected = " or ".join(map(str, allowed_lengths))
-                raise ValueError(f"{field} = {values}: expected {expected} numbers")
-        if self.prevalence and max(self.prevalence) == 0:
-            raise ValueError(f"prevalence = {self.prevalence}: expected not all 0")
+        for field in ("mean", "std"):
+            if len(values := getattr(self, field)) not in (0, 3):
+                raise ValueError(f"{field} = {values}: expected 3 numbers")
+        # of the classes that the data hold, which may be fewer than there are names
+        shares, allowed_counts = self.prevalence, range(2, count + 1)
+        if shares and (len(shares) not in allowed_counts or max(shares) == 0):
+            raise ValueError(f"prevalence = {shares}: expected 2 to {count} numbers, not all 0")
         try:
             re.compile(self.patient_regex)
         except re.error as error:

@@ -35,7 +35,7 @@ def test_environment_and_form_are_read_by_type_and_the_form_wins():
         ("PRETRAINED", "maybe", "maybe", "boolean"),
         ("FOLDS", "2", "2", "at least 3"),
         ("STD", "0,0,0", "0", "greater"),
-        ("PREVALENCE", "0.5", "0.5", "2 or 3 numbers"),
+        ("PREVALENCE", "0.5", "0.5", "2 to 3 numbers"),
         ("TTA", "identity,upside down", "upside down", "mirror"),
         ("TTA", "none", "()", "1 item"),
         ("LR", "nan", "nan", "1"),

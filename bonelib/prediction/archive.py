@@ -101,7 +101,7 @@ def _read(root: Path, path: str, size: int, is_alone: bool):
     """`quality.read_for_model` of a file that was found, or the reason why it was not read."""
     if path != _writable(path):
         return None, "not read: its name is not valid text, rename the file"
-    if not is_alone and not catalog.is_image(root / path):
+    if not is_alone and not folders.is_image(root / path):
         return None, "not read: no image by its suffix, and no DICOM"
     return quality.read_for_model(root / path, size)
 
