@@ -65,11 +65,11 @@ from bonelib.plots.style import class_colours
 
 # %% cellView="form"
 # @title Settings
-# @markdown A folder with one folder per class, a zip, a table (.csv) or a Kaggle name.
+# @markdown A folder with one folder per class, a zip, a table or a Kaggle name.
 data = ""  # @param {type:"string", placeholder:"sample"}
 # @markdown What a folder name means, if it is not understood: {"thin": "Osteopenia"}.
 classes = ""  # @param {type:"string"}
-# @markdown A search pattern for the patient in a file name: ^(\d+)_ is leading digits.
+# @markdown A search pattern for the patient in names: ^(\d+)_ is leading digits.
 patient_regex = ""  # @param {type:"string"}
 # @markdown A table about the images, with age, sex, patient or T-score.
 metadata = ""  # @param {type:"string", placeholder:"metadata.csv beside the images"}

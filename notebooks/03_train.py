@@ -143,6 +143,9 @@ display.show(figure, cfg, "batch")
 
 # %%
 size, arguments = cfg.image_size, cfg.backbone_args
+# transformers are made for one size of images
+if timm.get_pretrained_cfg_value(cfg.backbone, "fixed_input_size"):
+    arguments = {"img_size": size, **arguments}
 backbone = timm.create_model(cfg.backbone, num_classes=len(names), **arguments).eval()
 with torch.inference_mode():
     output = backbone(torch.zeros(2, 3, size, size))

@@ -113,12 +113,12 @@ pd.Series(rows).to_frame("value")
 # %% [markdown]
 # ## The images
 #
-# Files are found at any depth, by their suffix or as DICOM. Nothing of a DICOM header
-# is kept.
+# Every file below the folder gets a row, also one that is no image; images are known by
+# their suffix or as DICOM. Nothing of a DICOM header is kept.
 
 # %%
 root, paths = pipeline.new_images(cfg)
-print(f"{len(paths):,} images in {root}, the first: {paths[0]}")
+print(f"{len(paths):,} files in {root}, the first: {paths[0]}")
 
 # %% [markdown]
 # ## Predictions
