@@ -20,6 +20,7 @@ from bonelib.data.sample import make_sample
 from tests.whole import Whole, run_series
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several processes, each file is run by one, and so is what uses the fixture `whole`."""
     for item in items:

@@ -26,9 +26,13 @@ def notebook(monkeypatch):
     monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
 
 
-def test_shown_figure_is_kept_in_the_run_folder_and_returned(cfg):
-    figure = class_counts(pd.DataFrame({"label": CLASSES}), CLASSES)
-    assert display.show(figure, cfg, "counts") is figure
+def test_shown_figure_is_kept_in_the_run_folder_and_displayed_by_a_notebook(
+    cfg, notebook, monkeypatch
+):
+    figure, displayed = class_counts(pd.DataFrame({"label": CLASSES}), CLASSES), []
+    monkeypatch.setattr("IPython.display.display", displayed.append)
+    display.show(figure, cfg, "counts")
+    assert displayed == [figure]
     with Image.open(cfg.root / "figures" / "counts.png") as image:
         assert image.info["section"] == figure.section and min(image.size) > 100
 

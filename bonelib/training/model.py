@@ -27,7 +27,6 @@ class Net(nn.Module):
 
     def __init__(self, backbone, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
-        # timm's models have attributes that nn.Module does not declare
         self.backbone = backbone
         self.mean = nn.Buffer(255 * torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.std = nn.Buffer(255 * torch.tensor(std).view(-1, 1, 1), persistent=False)
@@ -134,9 +133,7 @@ def load_model(folder: Path) -> TrainedModel:
         safetensors.torch.load_model(net, folder / "model.safetensors")
     # a damaged or foreign file raises many types
     except Exception as error:
-        raise RunError(
-            f"{folder} holds no complete model (run 03_train first): {error!r}"
-        ) from error
+        raise RunError(f"{folder} holds no complete model: run 03_train ({error!r})") from error
     return TrainedModel(net.to(device()).eval(), meta, folder)
 
 
@@ -174,12 +171,11 @@ def _create_backbone(cfg: Config, class_count: int):
     if cfg.weights and not cfg.weights.endswith(".safetensors"):
         raise ValueError("pickles are not read")
     backbone = _timm_model(cfg.backbone, cfg.image_size, pretrained=cfg.pretrained, **arguments)
-    if not cfg.weights:
-        return backbone
-    with safetensors.safe_open(cfg.weights, framework="pt") as tensors:
-        missing = sorted(_body(backbone).keys() - set(tensors.keys()))
-    if missing:
-        raise ValueError(f"{len(missing)} tensors are missing, the first is {missing[0]}")
+    if cfg.weights:
+        with safetensors.safe_open(cfg.weights, framework="pt") as tensors:
+            missing = sorted(_body(backbone).keys() - set(tensors.keys()))
+        if missing:
+            raise ValueError(f"{len(missing)} tensors are missing, the first is {missing[0]}")
     return backbone
 
 

@@ -45,7 +45,10 @@ def test_images_and_facts_come_in_the_order_of_the_paths(folder):
 def test_unreadable_image_is_black_and_its_status_is_the_reason(folder):
     pixels, facts = cached_images(folder, ["0.png", "2.png", "gone.png"], 32, folder / "cache")
     assert facts["status"][0] == "ok" and pixels[1:].max() == 0
-    assert facts["status"][1] == "unreadable: holds no PNG, JPEG, TIFF, BMP or DICOM image"
+    assert (
+        facts["status"][1]
+        == "unreadable: holds no PNG, JPEG, TIFF, BMP, WEBP, GIF, JPEG2000 or DICOM image"
+    )
     assert facts["status"][2].startswith("unreadable: cannot be opened")
 
 

@@ -97,7 +97,7 @@ FILES: list[tuple[str, str, Maker, str]] = [
     ("zero bytes", "a.png", holding(b""), ASIDE + "empty (0 bytes)"),
     ("text as PNG", "a.png", holding(b"Normal findings.\n" * 40), ASIDE + "holds no PNG"),
     ("HTML as JPEG", "a.jpg", holding(b"<!doctype html><title>404"), ASIDE + "holds no PNG"),
-    ("GIF as PNG", "a.png", holding(encoded(GREY, "GIF")), ASIDE + "holds no PNG"),
+    ("GIF as PNG", "a.png", holding(encoded(GREY, "GIF")), USED),
     ("animated PNG", "a.png", holding(encoded(GREY, "PNG", **FRAMES)), ASIDE + "holds 3 images"),
     ("TIFF pages", "a.tif", holding(encoded(GREY, "TIFF", **FRAMES)), ASIDE + "holds 3 images"),
     (
@@ -113,7 +113,8 @@ FILES: list[tuple[str, str, Maker, str]] = [
     ("link to nothing", "a.png", lambda p: p.symlink_to("gone"), ASIDE + "cannot be opened"),
     ("link to itself", "a.png", lambda p: p.symlink_to(p.name), ASIDE + "cannot be opened"),
     ("link to a folder above", "again", lambda p: p.symlink_to(p.parents[1]), SKIPPED),
-    ("another format", "a.webp", holding(encoded(GREY, "WEBP")), SKIPPED),
+    ("WebP", "a.webp", holding(encoded(GREY, "WEBP")), USED),
+    ("another format", "a.heic", holding(b"a photo of a phone"), SKIPPED),
     ("hidden file", ".a.png", holding(PNG), UNSEEN),
     ("name that is not ASCII", "骨密度 é ß.png", holding(PNG), USED),
     ("name with a newline and commas", 'a,"b"\nc,.png', holding(PNG), USED),

@@ -173,7 +173,7 @@ def reasons(cfg: Config) -> dict[str, str]:
 
 def test_every_file_that_is_found_has_a_row_that_says_why_it_was_not_read(run):
     folder = fill(Path(run.images), 3)
-    for name in ("notes.txt", "0/Thumbs.db", "README", "scan.webp", "0.png.bak"):
+    for name in ("notes.txt", "0/Thumbs.db", "README", "scan.heic", "0.png.bak"):
         (folder / name).write_bytes((folder / "0" / "0.png").read_bytes())
     (folder / "x.png").mkdir()
     shutil.copy(folder / "0" / "0.png", folder / "x.png" / "UPPER.PNG")
