@@ -1,6 +1,7 @@
 """What a notebook takes from the one before: found in the run folder if it fits, else made."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from bonelib.audit.audit import audit
+from bonelib.audit.copies import cluster_numbers
 from bonelib.config import Config
 from bonelib.data.cache import cached_images
 from bonelib.data.catalog import load_catalog
@@ -40,6 +42,11 @@ class Audited:
     def readable(self) -> pd.DataFrame:
         """The rows of the thumbnails, in their order."""
         return self.table[self.table["status"] == "ok"].reset_index(drop=True)
+
+    @functools.cached_property
+    def clusters(self) -> np.ndarray:
+        """(n,) int: readable rows with the same number are copies, compared once more."""
+        return cluster_numbers(self.thumbnails, self.readable)
 
 
 def audited(cfg: Config, refresh: bool = False) -> Audited:

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bonelib.audit.copies import cluster_numbers
 from bonelib.config import Config
 from bonelib.data.quality import fit_gauge
 from bonelib.evaluation.baselines import predict_baselines
@@ -75,8 +74,7 @@ def find_leaks(data: Audited, folds: list[Fold]) -> list[Finding]:
 
     The images are compared once more, as in the audit.
     """
-    numbers = cluster_numbers(data.thumbnails, data.readable)
-    table = data.readable.assign(_image=numbers)
+    table = data.readable.assign(_image=data.clusters)
     found = [leak_findings(fold.splits, table, data.audit) for fold in folds]
     return sort_findings(itertools.chain.from_iterable(found))
 
