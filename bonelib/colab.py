@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bonelib.config import Config
-from bonelib.data import catalog, fetch
+from bonelib.data import catalog, fetch, tables
 from bonelib.messages import RunError
 from bonelib.run_copy import RunCopy
 from bonelib.storage import read_json
@@ -152,7 +152,7 @@ def _local(place: str, cache: str) -> str:
     path = _drive_path(place)
     if place.lower().endswith(".zip"):
         return str(fetch.unpack(path or Path(place).expanduser(), Path(cache)))
-    if path and path.suffix.lower() == ".csv":
+    if path and path.suffix.lower() in tables.TABLE_SUFFIXES:
         return str(fetch.copy_folder(path.parent, Path(cache)) / path.name)
     if path and not path.is_file():
         return str(fetch.copy_folder(path, Path(cache)))
