@@ -222,6 +222,7 @@ for epoch in range(cfg.epochs):
     rates.append(optimizer.param_groups[0]["lr"])
 figure, axis = new_chart("training", 3.2, xlabel="epoch", ylabel="learning rate")
 axis.plot(range(1, cfg.epochs + 1), rates)
+axis.locator_params("x", integer=True)
 display.show(figure, cfg, "schedule")
 
 # %% [markdown]
