@@ -1,4 +1,8 @@
-"""Copies of one image: candidates of a fast search, confirmed by pixels, joined to clusters."""
+"""Copies of one image: candidates of a fast search, confirmed by pixels, joined to clusters.
+
+Not found: copies blurred by more than 2.5 pixels of a thumbnail, stretched by more than 2.2, and
+images wider than high that were rotated by a large angle and then squeezed to a square.
+"""
 
 import re
 from collections.abc import Iterable, Sequence
