@@ -188,7 +188,7 @@ display.show(plots.balance(splits, names), cfg, "balance")
 #
 # ## Class weights
 #
-# The other correction leaves the images as they are and lets errors on the smaller
+# The other correction leaves the images unchanged and lets errors on the smaller
 # classes count more. The loss (how wrong a prediction is: the number that training
 # makes small, see `03_train`) of an image is multiplied by `n / (k * count)`: n
 # training images, k classes, `count` images of its class.

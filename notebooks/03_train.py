@@ -153,7 +153,7 @@ print(cfg.backbone, tuple(output.shape), "licence:", backbone.pretrained_cfg["li
 
 # %% [markdown]
 # `model.build` makes the same backbone with its pretrained weights, takes grey images,
-# and freezes the first part (setting `freeze`), whose weights then stay as they are: a
+# and freezes the first part (setting `freeze`), whose weights then stay unchanged: a
 # few hundred radiographs cannot teach edges and textures better than a million
 # photographs did.
 

@@ -453,7 +453,7 @@ scoring.compare_runs(cfg.root.parent)
 
 # %%
 report = write_report(cfg.root)
-print(f"open {report.resolve()}")
+print(f"open {report}")
 colab.download(report)
 colab.finish(cfg)
 

@@ -12,7 +12,7 @@ from bonelib.data.images import frame, letterbox
 
 # Agreement below which refining a map is hopeless, and above which it is not needed.
 HOPELESS, ALIGNED = 0.3, 0.87
-# How much both images are blurred (sigma), and agreement of one image: as they are (JPEG at quality
+# How much both images are blurred (sigma), and agreement of one image: unchanged (JPEG at quality
 # 30 has 0.91, other people reach 0.84), against noise, and as a blurred copy is compared with its
 # original (0.92, if that is not similar anatomy).
 LOOKS = (((0.0, 0.0), 0.86), ((1.5, 1.5), 0.93), ((2.5, 0.0), 0.93), ((0.0, 2.5), 0.93))
