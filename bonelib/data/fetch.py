@@ -78,15 +78,17 @@ def fetch_errors(source: Path) -> Iterator[None]:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A path to make a folder at, which then becomes `folder`.
+    """A path to make a folder at, which then becomes `folder`, unless that has been made directly.
 
     An OSError is ignored if another process has made `folder` meanwhile, with the same content.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         try:
-            yield Path(temporary, "files")
-            Path(temporary, "files").rename(folder)
+            new = Path(temporary, "files")
+            yield new
+            if new.exists():
+                new.rename(folder)
         except OSError:
             if not folder.is_dir():
                 raise
@@ -143,6 +145,7 @@ def _copy_files(source: Path, files: list[tuple[str, int, int]], folder: Path) -
 
     with new_folder(folder) as new:
         storage.parallel_map(copy, missing, f"copy {source.name}", COPY_THREADS)
-        incoming.rename(new)
+        # in one step: for another process, there is always one of the two
+        incoming.rename(folder)
     # Left if another process was faster.
     shutil.rmtree(incoming, ignore_errors=True)
