@@ -58,11 +58,8 @@ def _leaf(name: str, scores: np.ndarray, groups: float) -> dict:
     value, draws = scores[0], scores[1:][np.isfinite(scores[1:])]
     enough = groups >= 2 and len(draws) >= MIN_RESAMPLES
     low, high = _ends(name, value, draws, groups) if enough else (np.nan, np.nan)
-    return {
-        "value": number_or_none(value),
-        "low": number_or_none(low),
-        "high": number_or_none(high),
-    }
+    numbers = map(number_or_none, (value, low, high))
+    return dict(zip(("value", "low", "high"), numbers, strict=True))
 
 
 def effective_groups(y: np.ndarray, groups: np.ndarray) -> float:
@@ -78,17 +75,12 @@ def effective_groups(y: np.ndarray, groups: np.ndarray) -> float:
 
 
 def intervals(
-    y: np.ndarray,
-    probabilities: np.ndarray,
-    groups: np.ndarray,
-    class_names: tuple,
-    resamples: int = 1000,
-    seed: int = 0,
-    prevalence: np.ndarray | None = None,
+    y, probabilities, groups, class_names, resamples=1000, seed=0, prevalence=None
 ) -> dict:
     """Every metric as {"value", "low", "high"}, 95%; binary read-outs are under "binary".
 
-    groups: (N,) patients. prevalence: (K,) class shares that the images are weighted to, if given.
+    y: (N,) in 0..K-1. probabilities: (N, K). groups: (N,) patients. prevalence: (K,) class shares
+    that the images are weighted to, if given.
     """
     labels, checked = check_inputs(y, probabilities)
     names, predicted = np.asarray(groups).astype(str), checked.argmax(1)
@@ -110,14 +102,22 @@ def intervals(
     return map_leaves(leaf, weighted_scores(labels, checked, weights, class_names))
 
 
-def paired(
-    y: np.ndarray,
-    a: np.ndarray,
-    b: np.ndarray,
-    groups: np.ndarray,
-    class_names: tuple,
-    **sampling: int,
-) -> dict:
+def unpaired(first: tuple, second: tuple, class_names, resamples=1000, seed=0) -> dict:
+    """Differences second minus first as {"value", "low", "high"}, 95%, of two sets of patients.
+
+    first, second: labels (N,), probabilities (N, K) and groups (N,).
+    """
+    scores = []
+    # other draws for each of the two
+    for number, (y, probabilities, groups) in enumerate((first, second)):
+        labels, checked = check_inputs(y, probabilities)
+        weights = _resample(np.asarray(groups).astype(str), resamples, seed + number)
+        scores.append(weighted_scores(labels, checked, weights, class_names))
+    fewest = min(effective_groups(y, groups) for y, _, groups in (first, second))
+    return map_leaves(lambda _, one, other: _leaf("difference", other - one, fewest), *scores)
+
+
+def paired(y, a, b, groups, class_names, **sampling) -> dict:
     """Differences a minus b as {"value", "low", "high"}, 95%, on the same resamples of groups.
 
     a, b: probabilities (N, K) of two models for the same images. sampling: `resamples` and `seed`.

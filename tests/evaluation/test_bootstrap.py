@@ -309,3 +309,18 @@ def test_pairing_narrows_the_interval_of_a_difference():
     alone = bootstrap.intervals(y, probabilities, group, CLASSES)["accuracy"]
     gap = bootstrap.paired(y, probabilities, other, group, CLASSES)["accuracy"]
     assert gap["high"] - gap["low"] < 0.5 * (alone["high"] - alone["low"])
+
+
+def test_difference_between_two_sets_of_patients_has_the_width_of_both():
+    first, second = draw_predictions(seed=1), draw_predictions(seed=2)
+    found = bootstrap.unpaired(first, second, CLASSES, resamples=2000)["accuracy"]
+    alone = [bootstrap.intervals(*arrays, CLASSES)["accuracy"] for arrays in (first, second)]
+    assert found["value"] == pytest.approx(alone[1]["value"] - alone[0]["value"])
+    widths = [leaf["high"] - leaf["low"] for leaf in alone]
+    assert found["high"] - found["low"] == pytest.approx(np.hypot(*widths), rel=0.2)
+
+
+def test_difference_of_a_set_to_itself_is_drawn_independently():
+    arrays = draw_predictions(seed=1)
+    found = bootstrap.unpaired(arrays, arrays, CLASSES)["macro_f1"]
+    assert found["value"] == 0 and found["low"] < -0.01 and found["high"] > 0.01

@@ -1,0 +1,47 @@
+"""Labels that deserve a second look, for a person to decide."""
+
+import numpy as np
+import pandas as pd
+
+from bonelib.data.catalog import has_issue
+from bonelib.evaluation.baselines import out_of_fold
+from bonelib.evaluation.calibration import apply_temperature, fit_temperature
+from bonelib.split import Fold, assign_folds
+
+# Models that each judge the images of a fold.
+JUDGES = 5
+
+
+def disagreements(x, y, groups, class_count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) bool: which labels a classifier doubts; and (N, K), its calibrated probabilities.
+
+    Logistic regression on features x (N, D), in cross-validation by group: it has not seen the
+    images that it judges. A label y is doubted where another class is predicted with more than the
+    mean probability of that class among the images so labelled (confident learning, Northcutt 2021,
+    doi 10.1613/jair.1.12125).
+    """
+    folds = assign_folds(y, groups, JUDGES, seed=0)
+    p = out_of_fold(lambda *masks: [x[mask] for mask in masks], y, folds, class_count)
+    p = apply_temperature(p, fit_temperature(p, y))
+    usual = np.array([p[y == k, k].mean() for k in range(class_count)])
+    predicted = p.argmax(1)
+    return (predicted != y) & (p.max(1) >= usual[predicted]), p
+
+
+def review_table(table: pd.DataFrame, fold: Fold, x: np.ndarray) -> pd.DataFrame:
+    """review.csv: `path`, `label`, `reason`, `sha256`, and an empty column `decision`.
+
+    table: the audited one. x: (N, D), features of the fold's images. The test set is never cleaned
+    by a model: only training and validation images are judged by one.
+    """
+    rows, names = fold.rows("train", "val"), fold.class_names
+    groups = fold.splits["group"].to_numpy()[rows]
+    is_doubted, p = disagreements(x[rows], fold.labels[rows], groups, len(names))
+    paths = fold.splits["path"].to_numpy()[rows[is_doubted]]
+    judged = [f"{names[q.argmax()]} by a classifier ({q.max():.0%}); " for q in p[is_doubted]]
+    copied = np.where(has_issue(table, "conflict"), "copies have different labels; ", "")
+    scored = np.where(has_issue(table, "t_score"), "another class by the T-score; ", "")
+    by_model = table["path"].map(dict(zip(paths, judged, strict=True))).fillna("")
+    known = table.assign(reason=(copied + scored + by_model).str.removesuffix("; "), decision="")
+    doubtful = known[(known["reason"] != "") & ~has_issue(known, "reviewed", "excluded")]
+    return doubtful[["path", "label", "reason", "sha256", "decision"]]
