@@ -11,7 +11,6 @@ from collections.abc import Sequence
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations as A
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -57,23 +56,7 @@ def policy(cfg: Config, only: Sequence[str] | None = None) -> A.Compose:
     chosen = cfg.augment if only is None else only
     if s == 0:
         chosen = [name for name in chosen if name in ("hflip", "vflip")]
-    if "rotate" in chosen and "shift_scale_rotate" in chosen:
-        steps["rotate"] = OneWarp([steps["rotate"], steps.pop("shift_scale_rotate")])
     return A.Compose([steps[name] for name in steps if name in chosen], strict=True)
-
-
-class OneWarp(A.Sequential):  # type: ignore[misc]
-    """Affine steps, each drawn with its own chance, in one interpolation: faster, and less blur."""
-
-    def __call__(self, *args, force_apply: bool = False, **data) -> dict:
-        drawn = [step for step in self.transforms if step.should_apply(force_apply)]
-        if not drawn:
-            return data
-        matrix, image = np.eye(3), data["image"]
-        for step in drawn:
-            params = step.update_transform_params(step.get_params(), data)
-            matrix = step.get_params_dependent_on_data(params, data)["matrix"] @ matrix
-        return data | {"image": cv2.warpAffine(image, matrix[:2], image.shape[::-1])}
 
 
 def seed(policy: A.Compose, *keys: int) -> None:

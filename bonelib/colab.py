@@ -43,7 +43,8 @@ def settings(on_drive: bool = False, **form) -> Config:
     with processes().main_process_first():
         _copy_back(cfg)
         cfg = _with_saved(cfg, form)
-        cfg = replace(cfg, images=_local(cfg.images, cfg.cache))
+        images, external = (_local(place, cfg.cache) for place in (cfg.images, cfg.external))
+        cfg = replace(cfg, images=images, external=external)
         # a trained model predicts new images without its data
         if not (cfg.images and model_folders(cfg.root)):
             cfg = replace(cfg, data=_local(cfg.data, cfg.cache))

@@ -11,7 +11,6 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from bonelib import parsing
-from bonelib.profiles import SCRATCH_PROFILE, profile_of
 
 # Default class names, from healthy to ill.
 CLASSES = ("Normal", "Osteopenia", "Osteoporosis")
@@ -26,6 +25,14 @@ VIEWS = (
 Augmentations = Annotated[tuple[Literal[AUGMENTATIONS], ...], parsing.Commas]  # type: ignore
 Views = Annotated[tuple[Literal[VIEWS], ...], parsing.Commas]  # type: ignore
 
+# What differs from the defaults without pretrained weights, on the embedded sample, and in CI.
+SCRATCH_PROFILE: dict = {"lr": 2e-3, "freeze": 0.0}
+SAMPLE_PROFILE: dict = {"pretrained": False, "image_size": 96, "epochs": 18, "cycle": 18}
+SAMPLE_PROFILE |= {"augment": ("hflip", "shift_scale_rotate", "brightness_contrast")}
+SAMPLE_PROFILE |= {"ema": 0.95, "dropout": 0.1}
+SMOKE_PROFILE: dict = {"pretrained": False, "image_size": 64, "batch_size": 8, "epochs": 2}
+SMOKE_PROFILE |= {"cycle": 1, "resamples": 50}
+
 # Settings that belong to a machine or a moment, not to a run.
 NOT_SAVED = ("run", "images", "mirror", "cache", "smoke")
 
@@ -38,6 +45,8 @@ class Config:
     data: parsing.Place = "sample"
     # results; empty: runs/<name of the data>
     run: str = ""
+    # labelled images of another source, given like `data`, on which 04_evaluate tests the run, too
+    external: parsing.Place = ""
     # new images for 05_predict: a file or a folder; empty: the test set
     images: parsing.Place = ""
     # decoded images and downloads; keep it on a local disk
@@ -144,7 +153,8 @@ class Config:
         kept = {name: given[name] for name in given if name not in NOT_SAVED}
         try:
             cfg = cls(**given)
-            profile = profile_of(cfg.data, cfg.smoke)
+            profile = SAMPLE_PROFILE if cfg.data == "sample" else {}
+            profile = profile | (SMOKE_PROFILE if cfg.smoke else {})
             if not cls(**(profile | given)).pretrained:
                 profile |= SCRATCH_PROFILE
             return cls(**(profile | given), given=kept)

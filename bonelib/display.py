@@ -31,22 +31,18 @@ def live_plot(plot: Callable[[pd.DataFrame], Figure]) -> Callable[[pd.DataFrame]
     return lambda table: handle.update(plot(table))
 
 
-class Sentences:
-    """Sentences that a notebook shows as a list and a script prints, one per line."""
+def sentences(lines: Iterable[str]) -> None:
+    """Show sentences as a list in a notebook; a script prints them, one per line."""
+    text = "\n".join(f"- {line}" for line in lines)
+    if "ipykernel" not in sys.modules:
+        return print(text)
+    from IPython.display import Markdown, display
 
-    def __init__(self, sentences: Iterable[str]) -> None:
-        self.sentences = list(sentences)
-        if "ipykernel" not in sys.modules:
-            print(self)
-
-    def __str__(self) -> str:
-        return "\n".join(f"- {sentence}" for sentence in self.sentences)
-
-    _repr_markdown_ = __str__
+    display(Markdown(text))
 
 
-def findings(found: Iterable[Finding | dict], nothing: str) -> Sentences:
-    """The findings by level, alarms first; the sentence `nothing` if there are none."""
+def findings(found: Iterable[Finding | dict], nothing: str) -> None:
+    """Show the findings by level, alarms first; the sentence `nothing` if there are none."""
     made = [one if isinstance(one, Finding) else Finding(**one) for one in found]
     lines = [f"**{one.level.capitalize()}:** {one.text}" for one in sort_findings(made)]
-    return Sentences(lines or [nothing])
+    sentences(lines or [nothing])

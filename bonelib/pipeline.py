@@ -8,18 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from bonelib.audit.audit import audit
 from bonelib.audit.copies import cluster_numbers
 from bonelib.config import Config
 from bonelib.data.cache import cached_images
-from bonelib.data.catalog import load_catalog
+from bonelib.data.catalog import has_issue, load_catalog
 from bonelib.messages import DataError, RunError
 from bonelib.prediction.archive import find_images
 from bonelib.run_copy import RunCopy
 from bonelib.split import Fold, split, split_digest
-from bonelib.storage import read_json, write_csv, write_json
+from bonelib.storage import progress, read_json, write_csv, write_json
 from bonelib.training.checkpoint import check, fixed_settings
 from bonelib.training.device import processes
 from bonelib.training.loop import fit
@@ -76,7 +75,7 @@ def folds(cfg: Config) -> Iterator[Fold]:
     """
     data, trainings = audited(cfg), list(_trainings(cfg))
     hidden = len(trainings) == 1 or not processes().is_main_process
-    for fold_cfg, number, repeat in tqdm(trainings, desc="trainings", disable=hidden):
+    for fold_cfg, number, repeat in progress(trainings, "trainings", disable=hidden):
         splits = split(data.table, cfg, number, repeat)
         paths = splits["path"].tolist()
         with processes().main_process_first():
@@ -155,11 +154,14 @@ def _earlier_audit(cfg: Config, table: pd.DataFrame) -> tuple[pd.DataFrame, dict
     except (OSError, ValueError, KeyError):
         return None
     same = [rows[["path", "label", "sha256"]].to_numpy(str) for rows in (old, table)]
+    reviewed = [
+        has_issue(rows, "excluded") - 1 * has_issue(rows, "reviewed") for rows in (old, table)
+    ]
     setting = results.get("given_split", {}).get("setting", "ignore")
     # patients are compared by who is the same person: the hashes differ with the salt
     codes = [pd.factorize(rows["patient"])[0] for rows in (old, table)]
-    is_same = np.array_equal(*same) and np.array_equal(*codes) and setting == cfg.given_split
-    return (old, results) if is_same else None
+    is_same = all(np.array_equal(*pair) for pair in (same, codes, reviewed))
+    return (old, results) if is_same and setting == cfg.given_split else None
 
 
 def check_version(run: Path) -> None:

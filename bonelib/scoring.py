@@ -8,25 +8,28 @@ import numpy as np
 import pandas as pd
 
 from bonelib.config import Config
+from bonelib.data import metadata
+from bonelib.data.dicom import patient_id
 from bonelib.data.quality import fit_gauge
+from bonelib.data.review import REVIEW_FILE
 from bonelib.evaluation.baselines import predict_baselines
 from bonelib.evaluation.evaluate import count_test_reads, evaluate, fit_on_validation
 from bonelib.evaluation.findings import format_interval, leak_findings
 from bonelib.evaluation.predict import predict_splits
+from bonelib.evaluation.suspects import review_table
 from bonelib.messages import Finding, sort_findings
-from bonelib.pipeline import Audited, folds, trained_model
-from bonelib.prediction.answers import load_models, models_digest
+from bonelib.pipeline import Audited, audited, folds, trained_model
+from bonelib.prediction.answers import combine_patients, load_models, models_digest
+from bonelib.report.report import model_changed
 from bonelib.split import Fold, class_shares
 from bonelib.storage import read_json, write_csv, write_json
 from bonelib.training.device import processes
-from bonelib.training.model import TrainedModel, amend_model, model_digest, model_folders
+from bonelib.training.model import TrainedModel, amend_model, model_folders
 
 COMPARED_RUNS = ("accuracy", "macro_f1", "auroc")
 
 
-def predict_folds(
-    cfg: Config, models: list[TrainedModel], folds: list[Fold], **chosen: list[str]
-) -> pd.DataFrame:
+def predict_folds(cfg, models, folds, **chosen: list[str]) -> pd.DataFrame:
     """Each fold's validation and test images, predicted by its own model: predictions.csv.
 
     chosen: `splits` and `kinds` of `predict_splits`, to predict less.
@@ -40,24 +43,15 @@ def baseline_predictions(cfg: Config, data: Audited, folds: list[Fold]) -> pd.Da
     return _pooled(cfg, [predict_baselines(fold, data.table) for fold in folds], folds)
 
 
-def evaluate_run(
-    cfg: Config,
-    data: Audited,
-    models: list[TrainedModel],
-    folds: list[Fold],
-    predictions: pd.DataFrame,
-    baselines: pd.DataFrame,
-) -> dict:
+def evaluate_run(cfg, data, models, folds, predictions, baselines) -> dict:
     """metrics.json, after the test set was read, beside predictions.csv.
 
-    Calibration goes into the models' config.json.
+    data: Audited. models, folds: of the run. predictions, baselines: tables of `predict_folds` and
+    `baseline_predictions`. Calibration goes into the models' config.json.
     """
     class_names, digest = folds[0].class_names, models_digest(models)
     shares = np.array(class_shares(folds[0].splits, class_names))
-    names = ("target", "sensitivity", "resamples", "seed")
-    options = {name: getattr(cfg, name) for name in names}
-    options["prevalence"] = np.array(cfg.prevalence) if cfg.prevalence else None
-    metrics = evaluate(predictions, class_names, baselines, data.table, shares, **options)
+    metrics = evaluate(predictions, class_names, cfg, baselines, data.table, shares)
     ledger = Path(cfg.mirror or cfg.run).parent / "test_reads.json"
     reads = count_test_reads(predictions, digest, ledger)
     leaks = [dataclasses.asdict(finding) for finding in find_leaks(data, folds)]
@@ -67,6 +61,40 @@ def evaluate_run(
     write_json(cfg.root / "metrics.json", metrics)
     _calibrate(cfg, folds, predictions)
     return metrics
+
+
+def write_review(cfg: Config, data: Audited, fold: Fold, features: np.ndarray) -> pd.DataFrame:
+    """`review.csv` in the run folder: doubtful labels, for a person to decide.
+
+    features: (N, D) of the fold's images. Copied beside the images, the decisions count from the
+    next run on.
+    """
+    table = review_table(data.table, fold, features)
+    write_csv(cfg.root / REVIEW_FILE, table)
+    return table
+
+
+def answer_patients(cfg: Config, models: list, root: Path, answers: Path) -> pd.DataFrame:
+    """answers_by_patient.csv, written beside answers.csv if patients are known; else no rows.
+
+    Patients are those of `patient_regex`, a metadata.csv beside the images, DICOM headers, or the
+    layout; without `images`, those of the data.
+    """
+    table = pd.read_csv(answers, keep_default_na=False, dtype={"path": str})
+    paths = table["path"]
+    if cfg.images:
+        salt = metadata.patient_salt(cfg.cache)
+        ids = [metadata.hash_patient(patient_id(root / path), salt) for path in paths]
+        known = pd.DataFrame({"path": paths, "patient": ids})
+        new = dataclasses.replace(cfg, metadata="")
+        patients = metadata.join(known, known[[]], root, new, [])[0]["patient"]
+    else:
+        catalog = audited(cfg).table.drop_duplicates("path").set_index("path")
+        patients = paths.map(catalog["patient"]).fillna("")
+    result = combine_patients(table, patients, models)
+    if len(result) and processes().is_main_process:
+        write_csv(answers.with_name("answers_by_patient.csv"), result, float_format="%.6f")
+    return result
 
 
 def find_leaks(data: Audited, folds: list[Fold]) -> list[Finding]:
@@ -103,13 +131,10 @@ def compare_runs(folder: Path) -> pd.DataFrame:
         settings = read_json(given) if given.is_file() else {}
         settings["labels"] = ", ".join(found["counts"]["images_per_class"])
         metrics = {name: format_interval(found["test"]["tta"][name]) for name in COMPARED_RUNS}
-        models = model_folders(path.parent)
-        if models and found.get("model_digest") != model_digest(*models):
+        if model_changed(path.parent, found):
             metrics = dict.fromkeys(COMPARED_RUNS, "not evaluated")
         rows[path.parent.name] = settings | metrics
-    default = dict.fromkeys(itertools.chain(*rows.values()), "default")
-    filled = [default | row for row in rows.values()]
-    table = pd.DataFrame(filled, index=list(rows), columns=list(default))
+    table = pd.DataFrame(rows.values(), index=list(rows), dtype=object).fillna("default")
     differing = [c for c in table if c in COMPARED_RUNS or table[c].astype(str).nunique() > 1]
     return table[differing]
 

@@ -5,7 +5,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +14,12 @@ from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from bonelib.messages import RunError
+
+# How the names of files begin that are no data.
+HIDDEN = (".", "__MACOSX")
+# Progress where the output is no terminal: how often, and what.
+LINE_SECONDS = 20
+LINE_FORMAT = "{desc}: {n_fmt} of {total_fmt}, {elapsed} so far, {remaining} left\n"
 
 
 @contextlib.contextmanager
@@ -102,25 +109,24 @@ def stamp(path: Path) -> tuple[int, int]:
     return (info.st_size, info.st_mtime_ns)
 
 
-def parallel_map(function: Callable, items: Sequence, progress: str = "", threads: int = 0) -> list:
+def progress(items: Iterable, name: str, total: int | None = None, disable: bool = False) -> tqdm:
+    """`items` with a progress bar; where the output is no terminal, a line every 20 seconds."""
+    options: dict = {"delay": 2}
+    if "ipykernel" not in sys.modules and not sys.stderr.isatty():
+        options = {"delay": LINE_SECONDS, "mininterval": LINE_SECONDS, "bar_format": LINE_FORMAT}
+    return tqdm(items, name, total, leave=False, disable=disable, **options)
+
+
+def parallel_map(function: Callable, items: Sequence, name="items", threads=0) -> list:
     """`function` of every item in order, on all cores: OpenCV, Pillow and NumPy release the GIL.
 
-    progress: the name of a progress bar, shown after two seconds.
+    name: of a progress bar.
     """
-    count = threads or os.cpu_count() or 1
-    # small items go to the threads in blocks, which costs less than one by one
-    size = max(1, min(64, len(items) // (8 * count)))
-
-    def block(start: int) -> list:
-        return [function(item) for item in items[start : start + size]]
-
-    with ThreadPoolExecutor(count) as pool:
-        blocks = pool.map(block, range(0, len(items), size))
-        shown = tqdm(blocks, progress, -(-len(items) // size), disable=not progress, delay=2)
-        return [result for results in shown for result in results]
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        return list(progress(pool.map(function, items), name, len(items)))
 
 
-def find_files(folder: Path, hidden: tuple = (), above: tuple = ()) -> Iterator[Path]:
+def find_files(folder: Path, hidden: tuple = HIDDEN, above: tuple = ()) -> Iterator[Path]:
     """Every file below `folder`, in links to folders, too, unless a link leads back `above` it.
 
     An OSError is raised, never a shorter list: a Drive that vanishes must not look like less data.
@@ -130,13 +136,14 @@ def find_files(folder: Path, hidden: tuple = (), above: tuple = ()) -> Iterator[
     shown = [entry for entry in os.scandir(folder) if not entry.name.startswith(hidden)]
     for entry in sorted(shown, key=lambda entry: entry.name):
         path = folder / entry.name
-        if not entry.is_dir():
+        is_broken = entry.is_symlink() and not path.exists()
+        if is_broken or not entry.is_dir():
             yield path
-        elif path.resolve() not in above:
+        elif not any(folder.is_relative_to(path.resolve()) for folder in above):
             yield from find_files(path, hidden, above)
 
 
 def list_files(folder: Path) -> list[tuple[str, int, int]]:
     """Path, size and time of change (ns) of every file of `find_files`, sorted."""
-    files = [(path.relative_to(folder).as_posix(), path.stat()) for path in find_files(folder)]
+    files = [(path.relative_to(folder).as_posix(), path.stat()) for path in find_files(folder, ())]
     return sorted((name, info.st_size, info.st_mtime_ns) for name, info in files)

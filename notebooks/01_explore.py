@@ -48,12 +48,14 @@ if "google.colab" in sys.modules and find_spec("bonelib") is None:
 # %%
 import json
 
+import pandas as pd
+
 from bonelib import colab, display, pipeline
 from bonelib.config import present_classes
 from bonelib.data.catalog import has_issue, usable
 from bonelib.plots import audit as audit_plots
 from bonelib.plots import training as plots
-from bonelib.plots.style import class_colours
+from bonelib.plots.style import GREY, MAGENTA, class_colours, draw_intervals, new_chart
 
 # %% [markdown]
 # ## Settings
@@ -104,12 +106,18 @@ table[["path", "label", "width", "height", "status", "group", "issues"]].head()
 # From the files found to the images used. Every exclusion is counted.
 
 # %%
-display.show(audit_plots.funnel(found.audit), cfg, "funnel")
+counts = pd.Series(found.audit["counts"])
+figure, axis = new_chart("data", 2.6, "From the files found to the images used")
+axis.bar_label(axis.barh(counts.index, counts), padding=4)
+axis.invert_yaxis()
+axis.set(xlabel="images", xmargin=0.2)
+display.show(figure, cfg, "funnel")
 
 # %% [markdown]
 # Read it from top to bottom: each bar is what the step above left. Of a set of copies
-# one image is kept; copies with different labels are excluded, because no model can
-# learn from a contradiction. The files that could not be read, with the reason:
+# one image is kept (`unique`); copies with different labels are excluded, because no
+# model can learn from a contradiction (`unconflicted`); blank images, and what a person
+# decided to exclude, are not `used`. The files that could not be read, with the reason:
 
 # %%
 table.loc[table["status"] != "ok", ["path", "bytes", "status"]]
@@ -177,7 +185,7 @@ copies[["path", "label", "group", "issues"]].head(20)
 
 # %%
 conflicts = found.audit["conflicts"]
-display.Sentences(
+display.sentences(
     [f"{', '.join(c['paths'])}: {', '.join(c['labels'])}" for c in conflicts[:10]]
     or ["No copies with different labels were found."]
 )
@@ -198,7 +206,7 @@ summary = {
     "known patients": found.audit["patients"],
     "largest group": int(groups.size().max()),
 }
-display.Sentences(f"{name}: {count}" for name, count in summary.items())
+display.sentences(f"{name}: {count}" for name, count in summary.items())
 
 # %% [markdown]
 # If the number of known patients is 0, the data do not say who is who: then only copies
@@ -214,7 +222,14 @@ display.Sentences(f"{name}: {count}" for name, count in summary.items())
 # 1 for perfect separation.
 
 # %%
-display.show(audit_plots.shortcuts(found.audit), cfg, "shortcuts")
+shortcuts = sorted(found.audit["shortcuts"], key=lambda s: -s["auroc"])
+rows = [shortcut | {"value": shortcut["auroc"]} for shortcut in shortcuts]
+colours = [MAGENTA if shortcut["warning"] else GREY for shortcut in shortcuts]
+figure, axis = new_chart("data", 4.4, "What predicts the class besides the bone")
+draw_intervals(axis, [s["name"] for s in shortcuts], rows, colours)
+axis.axvline(0.5, color=GREY, linestyle=":")
+axis.set_xlabel("AUROC of the class; 0.5 is chance, lines are 95% intervals")
+display.show(figure, cfg, "shortcuts")
 
 # %% [markdown]
 # The point is the estimate, the line its 95% interval. A coloured one is a warning: it

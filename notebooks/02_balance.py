@@ -180,7 +180,11 @@ pd.DataFrame({"before": before, "after": after}).reindex(names)
 if cfg.balance in ("oversample", "both"):
     repeats = pd.Series(rows[:, 0]).value_counts().reindex(train.index, fill_value=0)
     assert repeats.equals(train["draws"].rename("count"))
-display.show(plots.balance(splits, names), cfg, "balance")
+drawn = train.loc[train.index.repeat(train["draws"])]
+stages = {"images": train, "drawn in an epoch": drawn}
+both = pd.concat(stages, names=["stage"]).reset_index("stage")
+title = "Training images, and what an epoch draws"
+display.show(plots.class_counts(both, names, "stage", title), cfg, "balance")
 
 # %% [markdown]
 # The column `draws` of `splits.csv` holds how often an epoch draws each image: the
@@ -244,7 +248,7 @@ display.show(plots.ranges(scores, title, "accuracy"), cfg, "leakage")
 
 # %%
 oversampled, by_image, by_group = scores.mean()
-display.Sentences(
+display.sentences(
     [
         f"Split by group, the nearest neighbour is right on {by_group:.0%} of the test "
         f"images. Split by image it seems to be right on {by_image:.0%}, oversampled "

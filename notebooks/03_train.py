@@ -313,7 +313,7 @@ order = history.sort_values(["val_accuracy", "val_loss"], ascending=[False, True
 best = order.iloc[0]
 restarts = history["epoch"][history["lr"].diff() > 0].tolist()
 waiting = history["data_wait"].median()
-display.Sentences(
+display.sentences(
     [
         f"Best epoch: {best['epoch']:.0f} of {len(history)}, validation accuracy "
         f"{best['val_accuracy']:.2f} ({best['val_accuracy_raw']:.2f} not averaged).",

@@ -50,8 +50,10 @@ import pandas as pd
 import torch
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
+from sklearn.metrics import auc, roc_curve
 
 from bonelib import augment, colab, display, pipeline, scoring, split
+from bonelib import external as external_test
 from bonelib.evaluation import calibration, evaluate, gradcam
 from bonelib.evaluation.baselines import cheap_features, logistic_regression
 from bonelib.evaluation.findings import format_interval
@@ -59,7 +61,7 @@ from bonelib.evaluation.predict import probability_columns, softmax_mean
 from bonelib.evaluation.predict import logits as predict_logits
 from bonelib.plots import evaluation as plots
 from bonelib.plots import training as plots_training
-from bonelib.plots.style import new_chart
+from bonelib.plots.style import class_colours, new_chart
 from bonelib.report.report import write_report
 from bonelib.storage import write_json
 
@@ -82,31 +84,30 @@ results_on_drive = False  # @param {type:"boolean"}
 target = ""  # @param {type:"string", placeholder:"0.9"}
 # @markdown Shares of the classes where the model is to be used: 0.6, 0.3, 0.1
 prevalence = ""  # @param {type:"string", placeholder:"as in the data"}
-form = {"target": target, "prevalence": prevalence}
+# @markdown Labelled images of another source, given like `data`, to test the run on.
+external = ""  # @param {type:"string"}
+form = {"target": target, "prevalence": prevalence, "external": external}
 cfg = colab.settings(results_on_drive, data=data, run=run, **form)
 
 # %% [markdown]
 # ## The model
+#
+# Before any number: is an image or a patient of the test set in the training set, too?
+# The images are compared once more, mirrored and rescaled copies included.
 
 # %%
 found = pipeline.audited(cfg)
 folds = list(pipeline.folds(cfg))
 models = [pipeline.trained_model(fold) for fold in folds]
 fold, model, names = folds[0], models[0], folds[0].class_names
+leaks = scoring.find_leaks(found, folds)
+display.findings(leaks, "No image and no patient is in more than one split.")
 rows = {
     f.folder.name: (m.meta["backbone"], m.meta["epoch"], len(f.rows("test")))
     for f, m in zip(folds, models)
 }
 columns = ["backbone", "epoch", "test images"]
 pd.DataFrame.from_dict(rows, orient="index", columns=columns)
-
-# %% [markdown]
-# Before any number: is an image or a patient of the test set in the training set, too?
-# The images are compared once more, mirrored and rescaled copies included.
-
-# %%
-leaks = scoring.find_leaks(found, folds)
-display.findings(leaks, "No image and no patient is in more than one split.")
 
 # %% [markdown]
 # ## One test image by hand
@@ -254,7 +255,15 @@ display.findings(metrics["findings"], "Nothing to report.")
 # %%
 block = metrics["test"]["plain"]
 kinds = ["sensitivity", "specificity", "ppv", "npv"]
-display.show(plots.roc(y, p, names), cfg, "roc")
+figure, axis = new_chart("metrics", 5, "ROC, each class against the rest")
+for number, (name, colour) in enumerate(class_colours(names).items()):
+    x, sensitivity, _ = roc_curve(y == number, p[:, number])
+    label = f"{name} (AUROC {auc(x, sensitivity):.2f})"
+    axis.plot(x, sensitivity, color=colour, label=label)
+axis.plot([0, 1], [0, 1], "--", color="grey", label="chance")
+axis.set(xlabel="1 - specificity", ylabel="sensitivity", aspect="equal")
+figure.legend(loc="outside lower center")
+display.show(figure, cfg, "roc")
 pd.DataFrame({k: {n: format_interval(block[k][n]) for n in names} for k in kinds})
 
 # %% [markdown]
@@ -314,9 +323,15 @@ display.show(plots.reliability_diagram(curves), cfg, "reliability")
 
 # %%
 selective = metrics["selective"]["plain"]
-figure = plots.accuracy_by_coverage(
-    selective["curve"], selective["threshold"], selective["target_accuracy"]
-)
+curve = pd.DataFrame(selective["curve"])
+figure, axis = new_chart("abstain", 4, "Accuracy when unsure images are referred")
+axis.step(curve["coverage"], 1 - curve["risk"], label="test set")
+axis.axhline(cfg.target, linestyle="--", color="grey", label="target")
+if selective["answered"]:
+    reached = selective["accuracy"]["value"]
+    axis.plot(selective["coverage"], reached, "o", label="threshold from validation")
+axis.set(xlabel="share of images answered", ylabel="accuracy", ylim=(None, 1.02))
+figure.legend(loc="outside lower center", ncols=3)
 display.show(figure, cfg, "coverage")
 
 # %% [markdown]
@@ -331,8 +346,8 @@ display.show(figure, cfg, "coverage")
 # time; the test set is not used.
 
 # %%
-known = fold.rows("train", "val")
-vectors, y_known = cheap_features(cfg, fold.images[known]), fold.labels[known]
+features, known = cheap_features(cfg, fold.images), fold.rows("train", "val")
+vectors, y_known = features[known], fold.labels[known]
 owner, results = fold.splits["group"].to_numpy()[known], []
 for repeat in range(3 if cfg.smoke else 20):
     held_out = split.assign_folds(y_known, owner, 5, repeat) == 0
@@ -351,21 +366,35 @@ title = "Accuracy with more and more patients"
 display.show(plots_training.ranges(curve, title, "accuracy"), cfg, "learning_curve")
 gain = curve.iloc[:, -1] - curve.iloc[:, -3]
 low, high = gain.quantile([0.025, 0.975])
-interval = metrics["test"]["plain"]["accuracy"]
-half = (interval["high"] - interval["low"]) / 2
-needed = metrics["counts"]["groups"] * (half / 0.05) ** 2
-display.Sentences(
+has_flattened = "has flattened" if low <= 0 else "still rises"
+display.sentences(
     [
         f"From 60% to all patients the accuracy changes by {gain.mean():+.2f} "
-        f"({low:+.2f} to {high:+.2f} in 95% of the repeats).",
-        f"To know the accuracy to within 5 points takes about {needed:.0f} test "
-        f"patients; this test set has {metrics['counts']['groups']}.",
+        f"({low:+.2f} to {high:+.2f} in 95% of the repeats): the curve {has_flattened}."
     ]
 )
 
 # %% [markdown]
-# If the bars no longer grow and the range of the gain includes 0, more patients of this
-# kind would help this classifier little. A fine-tuned network may need more.
+# If the curve has flattened, more patients of this kind would help this classifier
+# little; a fine-tuned network may need more. How many *test* patients it takes to know
+# the accuracy to within 5 points is among the findings above.
+#
+# ## Doubtful labels
+#
+# Three reasons to look at a label again: copies have different labels, the T-score is
+# of another class, or a classifier that has not seen the image contradicts it with
+# confidence. The last is asked for training and validation images only: a test set
+# cleaned by a model would flatter that model.
+
+# %%
+doubtful = scoring.write_review(cfg, found, fold, features)
+print(f"{len(doubtful)} doubtful labels in {cfg.root / 'review.csv'}")
+doubtful[["path", "label", "reason"]].head(10)
+
+# %% [markdown]
+# Open the file in a spreadsheet and fill in the column `decision`: `keep`, `exclude`,
+# or the right class. Beside the images, it counts from the next `01_explore` on. A
+# doubtful label is not a wrong one: look at the image before you decide.
 #
 # ## Failures
 #
@@ -377,7 +406,11 @@ position = {path: number for number, path in enumerate(fold.splits["path"])}
 failures = evaluate.failures(predictions, names, 6)
 for title, rows in failures.items():
     pixels = fold.images[[position[path] for path in rows["path"]]]
-    figure = plots.gallery(pixels, rows, names, title.capitalize())
+    captions = "true " + rows["label"] + "\npredicted " + rows["prediction"]
+    captions = rows["path"].str.split("/").str[-1] + "\n" + captions
+    frames = [class_colours(names)[label] for label in rows["label"]]
+    options = {"columns": 3, "title": title.capitalize(), "section": "failures"}
+    figure = plots_training.image_grid(pixels, list(captions), frames, **options)
     display.show(figure, cfg, "gallery_" + title.replace(" ", "_"))
 
 # %% [markdown]
@@ -425,17 +458,34 @@ figure = plots_training.image_grid(
     fold.images[chosen], captions, title=title, maps=maps, section="explanations"
 )
 display.show(figure, cfg, "heatmaps")
+display.findings(explained["findings"], "No checks were possible.")
 
 # %% [markdown]
 # Heat should be on bone, not on letters or borders. But such maps please the eye too
 # easily. Two checks decide whether to trust them: does the probability fall more when
 # the hot squares are blurred than when random ones are (the gain by deletion)? And does
-# the model still know the class when it sees the corners only, without bone?
+# the model still know the class when it sees the corners only, without bone? The list
+# above says what they found.
+#
+# ## Another hospital
+#
+# A test set from the same source shares its scanner and its habits. With the setting
+# `external`, the same models predict images of another source. "External" sets often
+# hold copies of the same public images: those are found and set aside first.
 
 # %%
-display.findings(explained["findings"], "No checks were possible.")
+if cfg.external:
+    block = external_test.evaluate_external(cfg, found, models, folds, predictions)
+    figure = plots.comparison(metrics | {"external": block})
+    display.show(figure, cfg, "external")
+    display.findings(block["findings"], "Nothing to report.")
+else:
+    print("no external test: the setting `external` is empty")
 
 # %% [markdown]
+# The line `external images` should be as far to the right as the model's. If it is not,
+# the model has learnt its own hospital, and its results hold there only.
+#
 # ## All runs so far
 #
 # Every run beside this one, with the settings that differ.

@@ -145,6 +145,17 @@ table["prediction"].value_counts().to_frame("images")
 # Do not read these counts as a prevalence: the referred images are missing from them,
 # and errors do not cancel out.
 #
+# Where patients are known (from a `metadata.csv` beside the images, the names, or DICOM
+# headers), the probabilities of their images are averaged:
+
+# %%
+by_patient = scoring.answer_patients(cfg, models, root, path)
+by_patient.head(8).round(3)
+
+# %% [markdown]
+# A patient without an image that the model accepts is referred. The file is beside
+# `answers.csv`.
+#
 # ## What it refers to a person
 #
 # Each image is compared with the training images first, by twelve simple statistics of
@@ -236,7 +247,7 @@ if main and open_page:
 # ## What it is not for
 
 # %%
-display.Sentences(LIMITS)
+display.sentences(LIMITS)
 
 # %% [markdown]
 # ## Exercises

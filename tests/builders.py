@@ -233,9 +233,17 @@ def audit_results() -> dict[str, Any]:
     }
 
 
+def evaluate(table, class_names, baselines=None, catalog=None, shares=None, **settings) -> dict:
+    """metrics.json's content with these settings, by default few resamples."""
+    from bonelib.evaluation.evaluate import evaluate
+
+    known = CLASSES if set(class_names) <= set(CLASSES) else tuple(class_names)
+    cfg = Config(class_names=known, **{"resamples": 30, **settings})
+    return evaluate(table, class_names, cfg, baselines, catalog, shares)
+
+
 def finished_run(folder: Path, class_names: Sequence[str] = CLASSES) -> Path:
     """A run folder with every artifact that the report reads, without leaks."""
-    from bonelib.evaluation.evaluate import evaluate
     from bonelib.training.model import model_digest
 
     table = predictions_table(class_names=class_names)
@@ -318,6 +326,13 @@ def calibrated_run(
     calibration = {"temperature": 2.0, "threshold": 0.0, "gauge": {}, "class_shares": shares}
     save_model(net, run / "model", cfg, tuple(class_names), **calibration | facts)
     return load_models(run)
+
+
+def read_image(path: Path, at_least: int | None = None) -> NDArray[np.uint8]:
+    """The grey image in a file."""
+    from bonelib.data.images import decode, read_bytes
+
+    return decode(read_bytes(path), at_least)[0]
 
 
 def image_folder(folder: Path, *paths: str) -> Path:

@@ -38,18 +38,22 @@ def test_shown_figure_is_kept_in_the_run_folder_and_displayed_by_a_notebook(
 
 
 def test_sentences_are_printed_by_a_script_and_shown_by_a_notebook(script, capsys, monkeypatch):
-    sentences = display.Sentences(f"image {number}" for number in (1, 2))
+    display.sentences(f"image {number}" for number in (1, 2))
     assert capsys.readouterr().out == "- image 1\n- image 2\n"
+    shown = []
     monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
-    assert display.Sentences(sentences.sentences)._repr_markdown_() == "- image 1\n- image 2"
+    monkeypatch.setattr(IPython.display, "display", shown.append)
+    display.sentences(["image 1", "image 2"])
+    assert [text.data for text in shown] == ["- image 1\n- image 2"]
     assert capsys.readouterr().out == ""
 
 
-def test_findings_come_alarms_first_each_once_from_objects_and_json(notebook):
+def test_findings_come_alarms_first_each_once_from_objects_and_json(script, capsys):
     note, alarm = Finding("note", "few images"), {"level": "alarm", "text": "a leak"}
-    shown = display.findings([note, alarm, Finding(**alarm)], "nothing")
-    assert shown.sentences == ["**Alarm:** a leak", "**Note:** few images"]
-    assert display.findings([], "nothing").sentences == ["nothing"]
+    display.findings([note, alarm, Finding(**alarm)], "nothing")
+    assert capsys.readouterr().out == "- **Alarm:** a leak\n- **Note:** few images\n"
+    display.findings([], "nothing")
+    assert capsys.readouterr().out == "- nothing\n"
 
 
 def test_live_plot_redraws_one_output_below_the_cell(notebook, monkeypatch):

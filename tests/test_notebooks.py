@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "notebooks").glob("*.py"))
 # What each notebook must show in a cell, not only call through the package.
 SHOWN = {
-    "01_explore": ["funnel(", "clusters(", "shortcuts(", "findings("],
+    "01_explore": ["barh(", "clusters(", "draw_intervals(", "findings("],
     "02_balance": [
         *("train_test_split(", "StratifiedGroupKFold(", "RandomOverSampler(", "fit_resample("),
         *("A.Compose(", "affine_grid(", "grid_sample(", "class_weights("),
@@ -24,7 +24,8 @@ SHOWN = {
         *("autocast(", "backward(", "unscale_(", "clip_grad_norm_(", "F.cross_entropy("),
     ],
     "04_evaluate": [
-        *("softmax(", "minimize_scalar(", "quantile(", "autograd.grad(", "write_report(")
+        *("softmax(", "minimize_scalar(", "quantile(", "autograd.grad(", "write_report("),
+        *("roc_curve(", "write_review(", "evaluate_external("),
     ],
     "05_predict": ["answer_archive(", "heatmaps(", "to_onnx(", "serve("],
 }

@@ -12,10 +12,12 @@ import pytest
 
 from bonelib import pipeline, scoring
 from bonelib.config import Config
+from bonelib.messages import DataError
 from bonelib.prediction.answers import load_models, models_digest
+from bonelib.prediction.archive import answer_archive
 from bonelib.split import label_indices
 from bonelib.storage import read_json, write_json
-from tests.builders import finished_run
+from tests.builders import calibrated_run, dicom_file, finished_run, image_folder
 
 
 @pytest.fixture(scope="module")
@@ -174,3 +176,48 @@ def test_one_run_is_shown_and_none_is_an_empty_table(tmp_path):
     assert len(scoring.compare_runs(tmp_path)) == 0
     finished_run(tmp_path / "a")
     assert list(scoring.compare_runs(tmp_path).columns) == list(scoring.COMPARED_RUNS)
+
+
+def patient_images(folder):
+    """Four images of two patients whom their names give, one of whom a DICOM header gives, too."""
+    image_folder(folder, "7_left.png", "7_right.png", "8_left.png", "notes.png")
+    (folder / "9.dcm").write_bytes(dicom_file(PatientID="someone"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("regex", "counts"), [(r"^(\d+)_", [1, 1, 2]), ("none", [1]), (r"^x(\d+)_", None)]
+)
+def test_patients_of_new_images_are_answered_beside_their_images(tmp_path, regex, counts):
+    models = calibrated_run(tmp_path / "run")
+    images = patient_images(tmp_path / "new")
+    cfg = Config(
+        run=str(tmp_path / "run"), images=str(images), cache=str(tmp_path), patient_regex=regex
+    )
+    path = answer_archive(cfg, models, *pipeline.new_images(cfg))
+    if counts is None:
+        with pytest.raises(DataError, match="patient_regex"):
+            scoring.answer_patients(cfg, models, images, path)
+        return
+    found = scoring.answer_patients(cfg, models, images, path)
+    assert sorted(found["images"]) == counts
+    written = pd.read_csv(path.with_name("answers_by_patient.csv"))
+    assert written["patient"].tolist() == found["patient"].tolist()
+    assert not written["patient"].str.contains("someone").any()
+
+
+def test_patients_of_the_test_set_are_those_of_the_data(evaluated):
+    cfg, models = evaluated["cfg"], evaluated["models"]
+    root, paths = pipeline.new_images(cfg)
+    found = scoring.answer_patients(cfg, models, root, answer_archive(cfg, models, root, paths))
+    known = evaluated["data"].table.set_index("path")["patient"][paths]
+    assert found["patient"].tolist() == sorted(set(known)) and found["images"].sum() == len(paths)
+
+
+def test_new_images_of_unknown_patients_have_no_table(tmp_path):
+    models = calibrated_run(tmp_path / "run")
+    images = image_folder(tmp_path / "new", "a.png", "b.png")
+    cfg = Config(run=str(tmp_path / "run"), images=str(images), cache=str(tmp_path))
+    path = answer_archive(cfg, models, *pipeline.new_images(cfg))
+    assert scoring.answer_patients(cfg, models, images, path).empty
+    assert not path.with_name("answers_by_patient.csv").exists()

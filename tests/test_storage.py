@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
 
 import pandas as pd
 import pytest
@@ -66,6 +68,16 @@ def test_parallel_map_keeps_the_order_and_raises_what_the_function_raises():
     assert storage.parallel_map(lambda n: n * n, range(1000)) == [n * n for n in range(1000)]
     with pytest.raises(ZeroDivisionError):
         storage.parallel_map(lambda n: 1 / n, [1, 0])
+
+
+def test_progress_is_a_line_now_and_then_where_the_output_is_no_terminal(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    monkeypatch.setattr(storage, "LINE_SECONDS", 0.05)
+    assert [n for n in storage.progress(range(4), "count") if not time.sleep(0.06)] == [0, 1, 2, 3]
+    lines = capsys.readouterr().err.replace("\r", "").splitlines()
+    assert any(line.startswith("count: 2 of 4") for line in lines)
+    list(storage.progress(range(4), "fast"))
+    assert "fast" not in capsys.readouterr().err
 
 
 def test_listing_names_every_file_and_fails_where_a_folder_cannot_be_read(tmp_path):

@@ -29,9 +29,7 @@ class Texture:
     image. detail: (S, S), the local contrast after a blur. mask: (S, S), 1 where it is defined.
     """
 
-    def __init__(
-        self, thumbnail: np.ndarray, size: tuple[int, int], aspect: float = 1, blur: float = 0
-    ) -> None:
+    def __init__(self, thumbnail, size, aspect=1.0, blur=0.0) -> None:
         self.thumbnail, self.size, self.blur = prepare(thumbnail, aspect), size, blur
         grey = _blur(self.thumbnail, blur) if blur else self.thumbnail
         top, bottom, left, right = frame(size[0], round(size[1] * aspect), len(grey))

@@ -4,10 +4,10 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from bonelib.audit import copies, defects, layout, shortcuts
+from bonelib.audit import copies, defects, shortcuts
 from bonelib.config import Config, present_classes
 from bonelib.data.catalog import CATALOG_COLUMNS, Catalog, has_issue, usable
-from bonelib.messages import Finding, sort_findings
+from bonelib.messages import DataError, Finding, sort_findings
 from bonelib.split import label_indices
 
 
@@ -24,7 +24,7 @@ def audit(catalog: Catalog, cfg: Config) -> tuple[pd.DataFrame, dict]:
     named = copies.copies_by_name(rows["path"].tolist())
     links = list(zip(pairs["a"], pairs["b"], strict=True))
     rows["group"] = _groups(rows, links + [(a, b) for a, b, _ in named])
-    given, findings = layout.given_split(rows, cfg)
+    given, findings = _given_split(rows, cfg)
     clusters = _clusters(rows, pairs)
     rows["issues"] = _issues(rows, catalog, clusters)
     table = catalog.table.drop(columns="coloured").assign(issues="unreadable", group="")
@@ -63,8 +63,8 @@ def count_exclusions(table: pd.DataFrame) -> dict[str, int]:
 def _clusters(rows: pd.DataFrame, pairs: pd.DataFrame) -> list[dict]:
     """Sets of copies: `paths`, `labels`, `kept` (the path of the largest), what links them."""
     numbers = copies.join_links(len(rows), zip(pairs["a"], pairs["b"], strict=True))
-    # what leaks from a given test set is kept last
-    is_used = ~has_issue(rows, "leak")
+    # what leaks from a given test set, or was excluded by a person, is kept last
+    is_used = ~has_issue(rows, "leak", "excluded")
     members = rows.assign(pixels=is_used * rows["width"] * rows["height"]).groupby(numbers)
     clusters = []
     for number, links in pairs.groupby(numbers[pairs["a"]], sort=False):
@@ -76,7 +76,7 @@ def _clusters(rows: pd.DataFrame, pairs: pd.DataFrame) -> list[dict]:
                 "kept": cluster.sort_values(["pixels", "bytes"], ascending=False)["path"].iloc[0],
                 "kinds": sorted(set("; ".join(links["kind"]).split("; "))),
                 "confidence": round(float(links["confidence"].min()), 3),
-                "conflict": cluster["label"].nunique() > 1,
+                "conflict": cluster["label"][~has_issue(cluster, "excluded")].nunique() > 1,
             }
         )
     return clusters
@@ -106,6 +106,35 @@ def _groups(rows: pd.DataFrame, links: list[tuple[int, int]]) -> list[str]:
     return [f"g{number:05d}" for number in pd.factorize(numbers)[0]]
 
 
+def _given_split(rows: pd.DataFrame, cfg: Config) -> tuple[dict, list[Finding]]:
+    """What audit.json says about the given split, and findings.
+
+    A test image leaks if its group has images outside the given test set: a copy, or an image of
+    the same patient. Where the given split is used, it gets the issue "leak".
+    """
+    uses = cfg.given_split == "use"
+    splits = rows.get("given_split", pd.Series("", rows.index)).replace("", "none")
+    is_test = splits == "test"
+    if uses and not is_test.any():
+        raise DataError(
+            "given_split = use (BONELIB_GIVEN_SPLIT): no folder is named test, and no column split "
+            "of a table names it. Name the test images so, or use given_split = ignore"
+        )
+    leaking = is_test & rows["group"].isin(rows.loc[~is_test, "group"])
+    counts = {} if (splits == "none").all() else splits.value_counts().to_dict()
+    paths = rows.loc[leaking, "path"].tolist()
+    facts = {"setting": cfg.given_split, "counts": counts, "leaking": paths}
+    listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    text = f"The data come split: {listed}. {len(paths):,} of the test images have a copy or the "
+    text += "same patient in the rest of the data; given_split = "
+    if uses:
+        rows.loc[leaking, "issues"] += ";leak"
+        text += "use sets them aside, and the others are the test set."
+    else:
+        text += "ignore splits all images, by group."
+    return facts, [Finding("warning" if paths else "note", text)] if counts else []
+
+
 def _defects(table: pd.DataFrame) -> dict[str, list[str]]:
     """The paths with each issue that is not about copies."""
     exploded = table.assign(issues=table["issues"].str.split(";")).explode("issues")
@@ -114,24 +143,21 @@ def _defects(table: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def _findings(results: dict, catalog: Catalog, paths: list[str]) -> list[Finding]:
-    conflicts = results["conflicts"]
-    warnings: list[str | None] = []
-    if conflicts:
-        images = sum(len(cluster["paths"]) for cluster in conflicts)
-        warnings.append(f"Copies with different labels: {images:,} images are not used.")
+    found = [Finding("alarm", s["warning"]) for s in results["shortcuts"] if s["warning"]]
+    if images := sum(len(cluster["paths"]) for cluster in results["conflicts"]):
+        text = f"Copies with different labels: {images:,} images are not used."
+        found.append(Finding("warning", text))
     for odd in results["metadata"]["odd"]:
-        warnings.append(f"{odd['path']}: {odd['column']} {odd['value']} {odd['reason']}.")
+        text = f"{odd['path']}: {odd['column']} {odd['value']} {odd['reason']}."
+        found.append(Finding("warning", text))
     if len(paths) > copies.MAX_COMPARED:
-        warnings.append(
-            f"Only blocks of {copies.MAX_COMPARED:,} images were searched for copies: of copies in "
-            "different blocks, in the order of the paths, only identical ones are found."
-        )
+        text = f"Only blocks of {copies.MAX_COMPARED:,} images were searched for copies: of copies "
+        text += "in different blocks, in the order of the paths, only identical ones are found."
+        found.append(Finding("warning", text))
     notes = {
         "files in class folders are no images by their names and were skipped": catalog.skipped,
         "rows of the metadata or images have no counterpart": catalog.unmatched,
     }
-    found = [Finding("alarm", s["warning"]) for s in results["shortcuts"] if s["warning"]]
-    found += [Finding("warning", text) for text in warnings if text]
     for what, names in notes.items():
         if names:
             found.append(Finding("note", f"{len(names):,} {what}, e.g. {names[0]!r}."))

@@ -16,7 +16,7 @@ from scipy.cluster.hierarchy import DisjointSet
 from bonelib.audit.alignment import LOOKS, UNLIKE, Texture, agreement, align, describe
 from bonelib.audit.keypoints import Candidate, find_candidates
 from bonelib.data.quality import is_blank
-from bonelib.storage import parallel_map
+from bonelib.storage import parallel_map, progress
 
 # Images that are compared with each other: their key points must fit into memory.
 MAX_COMPARED = 20_000
@@ -35,11 +35,6 @@ NAMED_AUGMENTED = re.compile(
 NAMED_KERAS = re.compile(r"(.+)_\d+_\d+")
 # x (2), x - Copy, x - Copy (3), x_copy: copies of x, if that is in the same folder.
 NAMED_COPY = re.compile(r"(.+?)( \(\d+\)|[ _-]+copy([ _-]*\(?\d+\)?)?)")
-
-# Width and height.
-Size = tuple[int, int]
-# Two rows, what was done to the first to get the second, and a confidence 0..1.
-Pair = tuple[int, int, str, float]
 
 
 def find_copies(thumbnails: np.ndarray, files: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -114,12 +109,13 @@ def _origin(stem: str, stems: set[str]) -> str:
     return keras[1] if keras and keras[1] in stems else stem
 
 
-def _identical(
-    thumbnails: np.ndarray, rows: np.ndarray, digests: list[str], sizes: list[Size]
-) -> list[Pair]:
-    """Each row with the file or the pixels of an earlier one, linked to the earliest."""
+def _identical(thumbnails, rows, digests: list[str], sizes: list) -> list[tuple]:
+    """Each row with the file or the pixels of an earlier one, linked to the earliest.
+
+    A pair: two rows, what was done to the first to get the second, and a confidence 0..1.
+    """
     first: dict[object, int] = {}
-    pairs: list[Pair] = []
+    pairs: list[tuple] = []
     for i in rows.tolist():
         source, kind = first.setdefault(digests[i], i), "same file"
         if source == i:
@@ -130,15 +126,13 @@ def _identical(
     return pairs
 
 
-def _confirm(
-    thumbnails: np.ndarray, sizes: list[Size], aspect: float, candidates: list[Candidate]
-) -> list[Pair]:
+def _confirm(thumbnails, sizes, aspect, candidates: list[Candidate]) -> list[tuple]:
     """The candidates that are copies, without those already linked through others."""
     texture = lru_cache(512)(lambda i, blur: Texture(thumbnails[i], sizes[i], aspect, blur))
     linked = DisjointSet({row for candidate in candidates for row in candidate[:2]})
-    pairs: list[Pair] = []
+    pairs: list[tuple] = []
 
-    def confirm(candidate: Candidate) -> Pair | None:
+    def confirm(candidate: Candidate) -> tuple | None:
         a, b = texture(candidate[0], 0), texture(candidate[1], 0)
         affine, score = align(a, b, candidate[2])
         for (blur_a, blur_b), least in LOOKS:
@@ -150,7 +144,7 @@ def _confirm(
                 return *candidate[:2], describe(a, b, affine), round(score, 3)
         return None
 
-    for start in range(0, len(candidates), 1024):
+    for start in progress(range(0, len(candidates), 1024), "possible copies"):
         block = candidates[start : start + 1024]
         block = [pair for pair in block if not linked.connected(*pair[:2])]
         confirmed = [pair for pair in parallel_map(confirm, block) if pair]

@@ -33,7 +33,7 @@ def image_defects(row, thumbnail: np.ndarray) -> set[str]:
 
 
 def odd_values(rows: pd.DataFrame, columns: list[str]) -> list[dict]:
-    """Values that are impossible or far from all others: `path`, `column`, `value`, `reason`."""
+    """Numbers far from all others, and texts among them: `path`, `column`, `value`, `reason`."""
     found = []
     for column in columns:
         numbers = pd.to_numeric(rows[column], errors="coerce").astype(float)
@@ -45,16 +45,10 @@ def odd_values(rows: pd.DataFrame, columns: list[str]) -> list[dict]:
         gaps = np.fmin(np.diff(known, prepend=-np.inf), np.diff(known, append=np.inf))
         is_alone = numbers.map(pd.Series(gaps, known)) > margin / 2
         is_far = is_alone & ~numbers.between(low - margin, high + margin) & (margin > 0)
-        is_text = rows[column].notna() & numbers.isna()
-        is_impossible = ((numbers <= 0) | (numbers > 120)) & ("age" in column.lower().split("_"))
-        reasons = {
-            "is no number, but the other values are": is_text & (is_text.mean() < 0.2),
-            "is an impossible age": is_impossible,
-            f"is far from the others, mostly {low:g} to {high:g}": is_far & ~is_impossible,
-        }
-        values = rows[column].tolist()
-        for reason, applies in reasons.items():
-            for i in np.flatnonzero(applies):
-                entry = {"path": rows["path"].iloc[i], "column": column, "value": values[i]}
-                found.append(entry | {"reason": reason})
+        is_text = rows[column].notna() & numbers.isna() & (numbers.isna().mean() < 0.2)
+        is_age = "age" in column.lower().split("_")
+        is_far |= is_age & ((numbers <= 0) | (numbers > 120))
+        reason = np.where(is_text, "is no number", f"is far from the others ({low:g} to {high:g})")
+        odd = rows.assign(column=column, value=rows[column], reason=reason)[is_text | is_far]
+        found += odd[["path", "column", "value", "reason"]].to_dict("records")
     return found

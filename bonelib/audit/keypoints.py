@@ -74,9 +74,7 @@ def _matches(index: cv2.flann.Index, queries: np.ndarray, owner: np.ndarray) -> 
     return np.unique(pairs[owners[:, 0] != owners[:, 1]], axis=0)
 
 
-def _agreeing(
-    matches: np.ndarray, points: np.ndarray, owner: np.ndarray, mirror: bool
-) -> list[np.ndarray]:
+def _agreeing(matches, points, owner, mirror: bool) -> list[np.ndarray]:
     """The matches of each pair of images with MIN_VOTES within 60 degrees and a factor of 1.7."""
     _, _, size, angle = points[matches].transpose(2, 0, 1)
     near = np.abs(np.log2(size[:, 1] / size[:, 0])) < 0.8
@@ -94,9 +92,7 @@ def _agreeing(
     return agreeing
 
 
-def _follow(
-    points: np.ndarray, owner: np.ndarray, mirror: bool, side: int, matches: np.ndarray
-) -> Candidate:
+def _follow(points, owner, mirror: bool, side: int, matches) -> Candidate:
     """The two images of the matches, with the map that most of them follow (RANSAC).
 
     A copy that was rotated and then squeezed to a square needs a full affine map.

@@ -1,12 +1,14 @@
 """How well the class can be predicted from what is not bone: file, size, borders, metadata."""
 
+from functools import partial
+
 import cv2
 import numpy as np
 import pandas as pd
 
 from bonelib.data.images import frame
 from bonelib.data.metadata import metadata_columns
-from bonelib.evaluation.baselines import encode_metadata, logistic_regression
+from bonelib.evaluation.baselines import encode_metadata, out_of_fold
 from bonelib.evaluation.bootstrap import intervals
 from bonelib.split import assign_folds
 
@@ -32,9 +34,7 @@ def measure_suspects(rows: pd.DataFrame, thumbnails: np.ndarray) -> pd.DataFrame
     return pd.concat(suspects, axis=1)
 
 
-def find_shortcuts(
-    suspects: pd.DataFrame, y: np.ndarray, groups: pd.Series, class_names: tuple, seed: int = 0
-) -> list[dict]:
+def find_shortcuts(suspects, y, groups, class_names, seed=0) -> list[dict]:
     """For each column of `suspects`: `name`, `auroc` with `low`, `high`, and `warning` or None.
 
     A suspect gets a warning only if the interval of a grouped cross-validation excludes chance.
@@ -49,7 +49,8 @@ def find_shortcuts(
     for name in suspects:
         auroc = {"value": 0.5, "low": 0.5, "high": 0.5}
         if suspects[name].nunique(dropna=False) > 1:
-            probabilities = _out_of_fold(suspects[[name]], y, folds, len(class_names))
+            features = partial(_features, suspects[[name]])
+            probabilities = out_of_fold(features, y, folds, len(class_names))
             auroc = intervals(y, probabilities, groups, class_names, 400, seed)["auroc"]
         entry = {"name": str(name), "auroc": auroc["value"], "low": auroc["low"]}
         found.append(entry | {"high": auroc["high"], "warning": _warning(str(name), auroc)})
@@ -69,16 +70,10 @@ def _measure(thumbnail: np.ndarray, width: int, height: int) -> dict[str, float]
     }
 
 
-def _out_of_fold(column: pd.DataFrame, y: np.ndarray, folds: np.ndarray, classes: int):
-    """Probabilities (N, K) of logistic regression on one suspect and its square."""
-    probabilities = np.zeros((len(y), classes))
-    for fold in np.unique(folds):
-        train, test = folds != fold, folds == fold
-        encoded = encode_metadata(column[train], column[test], list(column))
-        # a class may be in the middle of the range
-        x_train, x_test = (np.hstack([x, np.square(x)]) for x in encoded)
-        probabilities[test] = logistic_regression(x_train, y[train], x_test, classes)
-    return probabilities
+def _features(column: pd.DataFrame, train: np.ndarray, test: np.ndarray) -> list[np.ndarray]:
+    """A suspect and its square, of two masks: a class may be in the middle of the range."""
+    encoded = encode_metadata(column[train], column[test], list(column))
+    return [np.hstack([x, np.square(x)]) for x in encoded]
 
 
 def _warning(name: str, auroc: dict) -> str | None:

@@ -11,12 +11,13 @@ from bonelib.config import CLASSES, Config, present_classes
 from bonelib.data import fetch, folders, metadata, patients, sample, tables
 from bonelib.data.cache import cached_images
 from bonelib.data.metadata import CATALOG_COLUMNS as CATALOG_COLUMNS
+from bonelib.data.review import apply_review
 from bonelib.messages import DataError, Finding
 
 # Pixels per side of the images that the audit compares.
 THUMBNAIL = 224
 # Images with one of these issues are not used.
-SET_ASIDE = ("copy", "conflict", "blank", "leak")
+SET_ASIDE = ("copy", "conflict", "blank", "leak", "excluded")
 # Archives that are not unpacked.
 ARCHIVE_SUFFIXES = {".rar", ".7z", ".tar", ".tgz", ".gz", ".bz2", ".xz"}
 
@@ -58,6 +59,7 @@ def load_catalog(cfg: Config) -> Catalog:
         raise DataError(f"{root}: none of {len(facts)} files is readable: {facts['status'][0]}")
     table = facts.assign(path=found["path"], label=found["label"], group="")
     table["issues"] = np.where(readable, "", "unreadable")
+    apply_review(table, root, cfg.class_names, findings)
     own = found.drop(columns=["path", "label", "named"], errors="ignore")
     table, unmatched = metadata.join(table[CATALOG_COLUMNS], own, root, cfg, findings)
     table["coloured"] = facts["coloured"]
@@ -123,12 +125,10 @@ def _check_labels(found: pd.DataFrame, skipped: list, place: Path, cfg: Config, 
         )
     present = present_classes(cfg, found["label"])
     missing = [name for name in cfg.class_names if name not in present]
-    # a link to a folder is not followed
-    linked = [name for name in skipped if folders.class_of(name, cfg.class_names) in missing]
-    if len(present) < 2 or linked:
+    if len(present) < 2:
         raise DataError(
             f"{place}: found images of {', '.join(present) or 'no class'}; expected two or more of "
-            f"{names}; skipped: {', '.join((linked or skipped)[:3]) or 'nothing'}"
+            f"{names}; skipped: {', '.join(skipped[:3]) or 'nothing'}"
         )
     if missing:
         text = f"The data hold no images of {', '.join(missing)}: the classes are "
@@ -142,6 +142,7 @@ def _check_t_scores(table: pd.DataFrame, findings: list[Finding]) -> None:
         return
     expected = tables.who_class(scores)
     wrong = scores.notna() & table["label"].isin(CLASSES) & (expected != table["label"])
+    wrong &= ~has_issue(table, "reviewed", "excluded")
     if wrong.any():
         i = int(np.argmax(wrong))
         table.loc[wrong & (table["issues"] == ""), "issues"] = "t_score"

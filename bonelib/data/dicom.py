@@ -38,6 +38,17 @@ def is_dicom(path: Path) -> bool:
         return True
 
 
+def patient_id(path: Path) -> str:
+    """The PatientID of a DICOM file; empty if it has none, or is no DICOM file that can be read."""
+    # damaged files raise most kinds of error; pydicom may not be installed
+    with suppress(Exception):
+        from pydicom import dcmread
+
+        if is_dicom(path):
+            return str(dcmread(path, force=True, stop_before_pixels=True).get("PatientID") or "")
+    return ""
+
+
 def installed_readers() -> list[str]:
     """Those of DICOM_READERS that are installed."""
     return [name for name in DICOM_READERS if find_spec(name)]

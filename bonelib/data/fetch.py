@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from bonelib import storage
 from bonelib.messages import DataError
 
@@ -23,7 +21,8 @@ SPARE_BYTES = 2**30
 COPY_THREADS = 8
 # Appear on a mounted Drive and cannot be read.
 DRIVE_DOCUMENTS = {".gdoc", ".gsheet", ".gslides", ".gform", ".gdraw"}
-ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
+# An encrypted one, or one packed by an unknown method, is a RuntimeError.
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
 
 
 def unpack(source: Path, cache: Path) -> Path:
@@ -72,7 +71,8 @@ def fetch_errors(source: Path) -> Iterator[None]:
     except (OSError, UnicodeDecodeError, *ZIP_ERRORS) as error:
         raise DataError(
             f"{source} could not be read completely ({error}). Check that it exists; upload a "
-            "damaged zip again; if Drive was disconnected, run the settings cell again to resume"
+            "damaged zip again, unpack an encrypted one by hand and give the folder; if Drive was "
+            "disconnected, run the settings cell again to resume"
         ) from error
 
 
@@ -115,10 +115,8 @@ def _extract(source: Path, folder: Path) -> None:
                 f"{source} claims {len(members):,} files of {size / 1e9:.1f} GB; allowed are "
                 f"{MAX_FILES:,} files and {MAX_RATIO} times its own size. Unpack it by hand"
             )
-        if any(member.flag_bits & 1 for member in members):
-            raise DataError(f"{source} is encrypted: unpack it by hand and give the folder")
         _check_room(new.parent, size)
-        for member in tqdm(members, f"unpack {source.name}", delay=2):
+        for member in storage.progress(members, f"unpack {source.name}"):
             # Some programs on Windows write backslashes.
             member.filename = member.filename.replace("\\", "/")
             archive.extract(member, new)

@@ -1,9 +1,8 @@
 """The images below a folder, and the classes that the names of their folders mean."""
 
 import difflib
-import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePath
 
 import pandas as pd
@@ -11,6 +10,7 @@ import pandas as pd
 from bonelib.config import CLASSES, Config
 from bonelib.data.dicom import is_dicom
 from bonelib.messages import DataError, Finding
+from bonelib.storage import find_files
 
 # Words for the default class names.
 ALIASES = {"normal": 0, "healthy": 0, "control": 0, "osteopenia": 1, "osteophenia": 1}
@@ -51,25 +51,20 @@ def class_of(name: str, class_names: tuple, mapping: Mapping[str, str] | None = 
     return meanings.pop() if len(meanings) == 1 else None
 
 
-def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Each folder from `root` on, the names of its folders, and of its files, unless hidden.
+def list_paths(root: Path) -> list[Path]:
+    """The paths of all files below `root`, sorted, relative to it; hidden ones are left out.
 
-    Links to folders, and folders named as images, count as files. DataError for a folder that
-    cannot be listed and a name that cannot be written: nothing may be lost silently.
+    DataError for a folder that cannot be listed and a name that cannot be written: nothing may be
+    lost silently.
     """
-
-    def fail(error: OSError) -> None:
+    try:
+        paths = sorted(file.relative_to(root) for file in find_files(root))
+    except OSError as error:
         raise DataError(f"{error.filename} cannot be listed ({error.strerror})") from error
-
-    for folder, below, names in os.walk(root, onerror=fail):
-        below[:] = [name for name in below if not name.startswith((".", "__MACOSX"))]
-        paths = [Path(folder, name) for name in below]
-        odd = [p.name for p in paths if p.is_symlink() or p.suffix.lower() in IMAGE_SUFFIXES]
-        files = [name for name in names + odd if not name.startswith(".")]
-        for name in files:
-            if re.search("[\r\ud800-\udfff]", name):
-                raise DataError(f"{folder}: the name {name!r} is not valid text: rename that file")
-        yield Path(folder), below, files
+    for path in paths:
+        if re.search("[\r\ud800-\udfff]", str(path)):
+            raise DataError(f"{root}: the name {str(path)!r} is not valid text: rename it")
+    return paths
 
 
 def is_image(path: Path) -> bool:
@@ -79,19 +74,14 @@ def is_image(path: Path) -> bool:
 
 def from_folders(root: Path, cfg: Config, findings: list) -> tuple[pd.DataFrame, list[str]]:
     """`path`, `label`, `named` (its folder) and `given_split`, if any; and skipped files."""
-    files = [folder / name for folder, _, names in walk(root) for name in names]
-    paths = sorted(file.relative_to(root) for file in files)
+    paths = list_paths(root)
     found = [path for path in paths if is_image(root / path)]
     images = _without_annotations(found, cfg, findings)
     # a folder that holds all images cannot tell the classes apart
     parents = [path.parts[:-2] for path in images if not _is_left_out(path.parent, cfg)]
     shared = [*(len(set(names)) == 1 for names in zip(*parents, strict=False)), False].index(False)
     labels = {folder: _label(folder, shared, cfg) for folder in {path.parent for path in paths}}
-    skipped = [
-        path.as_posix()
-        for path in sorted({*paths} - {*found})
-        if labels[path.parent][0] or (root / path).is_dir()
-    ]
+    skipped = [path.as_posix() for path in sorted({*paths} - {*found}) if labels[path.parent][0]]
     table = pd.DataFrame({"path": [path.as_posix() for path in images]}, dtype=str)
     table["label"] = [labels[path.parent][0] for path in images]
     table["named"] = [labels[path.parent][1] for path in images]

@@ -32,11 +32,6 @@ FEW, FAR = 1, 2
 COLOUR_REDUCTION = 4
 
 
-def read(path: str | Path, at_least: int | None = None) -> np.ndarray:
-    """The image in a file as (H, W) uint8, 0 black; arguments and errors as for `decode`."""
-    return decode(read_bytes(path), at_least)[0]
-
-
 def read_bytes(path: str | Path) -> bytes:
     """The content of an image file. DataError if it is empty, too large, or no readable file."""
     try:

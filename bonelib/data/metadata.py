@@ -13,6 +13,7 @@ import pandas as pd
 
 from bonelib.config import Config
 from bonelib.data.patients import patients_of_layout, without_placeholders
+from bonelib.data.review import REVIEW_FILE
 from bonelib.data.tables import TABLE_SUFFIXES, match_rows, plain_name, read_table
 from bonelib.messages import DataError, Finding
 
@@ -103,7 +104,7 @@ def _metadata(paths, root: Path, cfg: Config, findings) -> tuple[pd.DataFrame, l
     tables = sorted(path for path in root.glob("*.*") if path.suffix.lower() in TABLE_SUFFIXES)
     named = [path for path in tables if path.stem.casefold() == "metadata"]
     source = Path(cfg.metadata) if cfg.metadata else next(iter(named), None)
-    used = [Path(path).resolve() for path in (cfg.data, source or cfg.data)]
+    used = [Path(path).resolve() for path in (cfg.data, source or cfg.data, root / REVIEW_FILE)]
     unused = [path.name for path in tables if path.resolve() not in used]
     if unused:
         text = f"Tables beside the images are not used: {', '.join(unused)}. One of them can be"

@@ -25,9 +25,7 @@ OUTLINES = {
 RADII = {"femur": 1.6, "tibia": 1.5, "fibula": 0.5, "patella": 0.3}
 
 
-def radiograph(
-    rng: np.random.Generator, loss: float, shape: tuple, outline_seed: int = 0
-) -> np.ndarray:
+def radiograph(rng, loss, shape, outline_seed=0) -> np.ndarray:
     """One knee, left or right, as (H, W) float32 in 0..1, bone bright.
 
     loss: of bone, from 0 (healthy) to 2 (osteoporotic). outline_seed: for the shape of the bones,

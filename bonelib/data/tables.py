@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bonelib.config import CLASSES, Config
-from bonelib.data.folders import GIVEN_SPLIT, class_of, is_image, walk
+from bonelib.data.folders import GIVEN_SPLIT, class_of, is_image, list_paths
 from bonelib.messages import DataError, Finding
 
 EXCEL_SUFFIXES = {".xlsx", ".xlsm", ".xls"}
@@ -75,7 +75,7 @@ def from_table(path: Path, cfg: Config, findings: list) -> tuple[pd.DataFrame, l
     scores = t_scores(table)
     if not columns and scores is not None and {*CLASSES} <= {*cfg.class_names}:
         odd = ~scores.between(-10, 10)
-        _check_rows(path, table[scores.name], odd, "a T-score between -10 and 10")
+        check_rows(path, table[scores.name], odd, "a T-score between -10 and 10")
         columns = ["class by T-score"]
         table = table.assign(**{columns[0]: who_class(scores)})
         counts = ", ".join(f"{name} {n:,}" for name, n in table[columns[0]].value_counts().items())
@@ -90,9 +90,9 @@ def from_table(path: Path, cfg: Config, findings: list) -> tuple[pd.DataFrame, l
     written = table[columns[0]].fillna("").str.replace(r"^(\d+)\.0$", r"\1", regex=True)
     labels = written.map(lambda name: class_of(name, cfg.class_names, cfg.classes))
     meanings = f"{', '.join(cfg.class_names)}, or a meaning in classes (BONELIB_CLASSES)"
-    _check_rows(path, written, labels.isna(), f"{meanings}; an empty meaning excludes images")
-    files = [folder / name for folder, _, names in walk(path.parent) for name in names]
-    images = sorted(file.relative_to(path.parent).as_posix() for file in files if is_image(file))
+    check_rows(path, written, labels.isna(), f"{meanings}; an empty meaning excludes images")
+    root = path.parent
+    images = [file.as_posix() for file in list_paths(root) if is_image(root / file)]
     table = table.drop(columns=columns).assign(label=labels)
     rows, unmatched = match_rows(path, table, pd.Series(images, dtype=str))
     found = rows.assign(path=images)[rows["label"].notna()].reset_index(drop=True)
@@ -159,7 +159,7 @@ def _read_text(path: Path) -> pd.DataFrame:
     return pd.read_csv(StringIO(text), sep=separator, dtype=str, **options)
 
 
-def _check_rows(path: Path, values: pd.Series, wrong: pd.Series, expected: str) -> None:
+def check_rows(path: Path, values: pd.Series, wrong: pd.Series, expected: str) -> None:
     """DataError for the first wrong row, as a spreadsheet counts, with the head first."""
     if wrong.any():
         rows = values[wrong].fillna("")

@@ -5,14 +5,14 @@ import pandas as pd
 from sklearn.compose import make_column_transformer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from bonelib.config import Config
 from bonelib.data.metadata import metadata_columns
 from bonelib.evaluation.predict import logits, prediction_table
-from bonelib.split import Fold, assign_folds
+from bonelib.split import Fold
 from bonelib.training.device import device, precision
 from bonelib.training.model import build
 
@@ -60,9 +60,7 @@ def cheap_features(cfg: Config, images: np.ndarray) -> np.ndarray:
     return np.stack([texture_features(image) for image in images])
 
 
-def encode_metadata(
-    train: pd.DataFrame, test: pd.DataFrame, columns: list[str]
-) -> list[np.ndarray]:
+def encode_metadata(train, test, columns) -> list[np.ndarray]:
     """Metadata of train and test rows as numbers; what is learned comes from train rows alone.
 
     Numbers are filled with the median and standardised. Texts are one-hot encoded; values of fewer
@@ -91,14 +89,11 @@ def regression(strength: float = STRENGTH) -> Pipeline:
     return make_pipeline(StandardScaler(), LogisticRegression(C=strength, **options))
 
 
-def logistic_regression(
-    x_train: np.ndarray,
-    y_train: np.ndarray,
-    x_test: np.ndarray,
-    class_count: int,
-    strength: float = STRENGTH,
-) -> np.ndarray:
-    """Probabilities (N, K) of `regression`; a class without training rows gets probability 0."""
+def logistic_regression(x_train, y_train, x_test, class_count, strength=STRENGTH) -> np.ndarray:
+    """Probabilities (N, K) of `regression`; a class without training rows gets probability 0.
+
+    x_train: (M, D). y_train: (M,) in 0..K-1. x_test: (N, D). class_count: K.
+    """
     if len(set(y_train.tolist())) < 2:
         return majority(y_train, len(x_test), class_count)
     fitted = regression(strength).fit(x_train, y_train)
@@ -107,24 +102,34 @@ def logistic_regression(
     return probabilities
 
 
+def out_of_fold(features, y, folds, class_count) -> np.ndarray:
+    """Probabilities (N, K): each row as `regression` predicts it from the rows of other folds.
+
+    features: called with two masks (N,), returns the features of the rows of each. y: (N,) in
+    0..K-1. folds: (N,). class_count: K.
+    """
+    probabilities = np.zeros((len(y), class_count))
+    for fold in np.unique(folds):
+        train, held_out = folds != fold, folds == fold
+        x_train, x_test = features(train, held_out)
+        probabilities[held_out] = logistic_regression(x_train, y[train], x_test, class_count)
+    return probabilities
+
+
 def choose_strength(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> float:
     """The strength of `regression` that suits these training rows.
 
-    The best by balanced accuracy in cross-validation, no group on both sides; the default where
-    too few folds hold every class.
+    The best by balanced accuracy in cross-validation, no group on both sides; the default where a
+    class has one group.
     """
     groups_per_class = pd.Series(groups).groupby(y).nunique()
     count = min(INNER_FOLDS, groups_per_class.min())
     if len(groups_per_class) < 2 or count < 2:
         return STRENGTH
-    folds = assign_folds(y, groups, count, seed=0)
-    complete = np.flatnonzero(pd.crosstab(folds, y).all(axis=1))
-    if len(complete) < 2:
-        return STRENGTH
-    pairs = [(np.flatnonzero(folds != k), np.flatnonzero(folds == k)) for k in complete]
-    choices, score = {"logisticregression__C": STRENGTHS}, "balanced_accuracy"
-    search = GridSearchCV(regression(), choices, cv=pairs, scoring=score, refit=False)
-    return float(search.fit(x, y).best_params_["logisticregression__C"])
+    choices = {"logisticregression__C": STRENGTHS}
+    inner = {"cv": StratifiedGroupKFold(count), "scoring": "balanced_accuracy", "refit": False}
+    search = GridSearchCV(regression(), choices, **inner).fit(x, y, groups=groups)
+    return float(search.best_params_["logisticregression__C"])
 
 
 def predict_baselines(fold: Fold, table: pd.DataFrame | None = None) -> pd.DataFrame:

@@ -55,9 +55,7 @@ def undo_class_shares(probabilities: np.ndarray, drawn: np.ndarray, held: np.nda
     return np.asarray(shifted / shifted.sum(1, keepdims=True))
 
 
-def calibrate(
-    probabilities: np.ndarray, temperature: float, class_shares: np.ndarray
-) -> np.ndarray:
+def calibrate(probabilities, temperature, class_shares) -> np.ndarray:
     """Calibrated probabilities (N, K): class shares (2, K) undone, then the temperature."""
     return apply_temperature(undo_class_shares(probabilities, *class_shares), temperature)
 
@@ -77,14 +75,6 @@ def reliability(confidence: np.ndarray, hits: np.ndarray, groups: np.ndarray) ->
     return rows
 
 
-def ece_floor(probabilities: np.ndarray, draws: int = 200, seed: int = 0) -> float:
-    """The mean ECE of perfectly calibrated labels with these probabilities and this few images."""
-    confidence = np.asarray(probabilities, float).max(1)
-    hits = np.random.default_rng(seed).random((draws, len(confidence))) < confidence
-    gaps = np.abs((confidence - hits) @ bin_membership(confidence))  # (draws, bins)
-    return float(gaps.sum(1).mean() / len(confidence))
-
-
 def coverage_risk(y: np.ndarray, probabilities: np.ndarray) -> dict[str, list[float]]:
     """`coverage`, `risk` (share of errors) and `threshold` as less and less confident images count.
 
@@ -94,11 +84,9 @@ def coverage_risk(y: np.ndarray, probabilities: np.ndarray) -> dict[str, list[fl
     wrong = pd.Series(np.asarray(probabilities).argmax(1) != np.asarray(y))
     by_confidence = wrong.groupby(confidence).agg(["sum", "size"])
     counts = by_confidence.sort_index(ascending=False).cumsum()
-    return {
-        "coverage": (counts["size"] / len(wrong)).tolist(),
-        "risk": (counts["sum"] / counts["size"]).tolist(),
-        "threshold": counts.index.tolist(),
-    }
+    coverage, risk = counts["size"] / len(wrong), counts["sum"] / counts["size"]
+    curve = {"coverage": coverage, "risk": risk, "threshold": counts.index}
+    return {name: values.tolist() for name, values in curve.items()}
 
 
 def choose_threshold(y: np.ndarray, probabilities: np.ndarray, target: float) -> float | None:

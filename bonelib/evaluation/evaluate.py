@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix
 
+from bonelib.config import Config
 from bonelib.evaluation import calibration
 from bonelib.evaluation.bootstrap import intervals, paired
 from bonelib.evaluation.findings import performance_findings
@@ -18,9 +19,7 @@ from bonelib.messages import ConfigError, DataError, sort_findings
 from bonelib.storage import read_json, text_digest, write_json
 
 
-def _test_rows(
-    predictions: pd.DataFrame, baselines: pd.DataFrame | None
-) -> dict[str, pd.DataFrame]:
+def _test_rows(predictions: pd.DataFrame, baselines) -> dict[str, pd.DataFrame]:
     """The test rows of "plain" and "tta" predictions and of each baseline, in the same order."""
     table = predictions
     if baselines is not None:
@@ -62,9 +61,7 @@ def _compare(arrays: dict[str, Arrays], options: dict) -> dict:
     return out
 
 
-def fit_on_validation(
-    predictions: pd.DataFrame, class_names: tuple, class_shares: np.ndarray, target: float
-) -> dict:
+def fit_on_validation(predictions, class_names, class_shares, target) -> dict:
     """What plain validation rows give: `temperature`, and `threshold` for the target accuracy.
 
     threshold: None if none reaches the target. `fitted_on`: images. class_shares: see `evaluate`.
@@ -77,16 +74,13 @@ def fit_on_validation(
     return {"temperature": temperature, "threshold": threshold, "fitted_on": len(y)}
 
 
-def _calibration(test: Arrays, class_names: tuple) -> dict:
+def describe_calibration(test: Arrays, class_names: tuple) -> dict:
     """How far test probabilities can be taken literally."""
     y, probabilities, groups = test
     scores = compute_metrics(y, probabilities, class_names)
     confidence, hits = probabilities.max(1), probabilities.argmax(1) == y
-    return {
-        **{name: scores[name] for name in ("ece", "log_loss", "brier")},
-        "ece_floor": calibration.ece_floor(probabilities),
-        "reliability": calibration.reliability(confidence, hits, groups),
-    }
+    block = {name: scores[name] for name in ("ece", "log_loss", "brier")}
+    return block | {"reliability": calibration.reliability(confidence, hits, groups)}
 
 
 def _selective(test: Arrays, class_names: tuple, threshold: float | None) -> dict:
@@ -101,39 +95,28 @@ def _selective(test: Arrays, class_names: tuple, threshold: float | None) -> dic
     return block
 
 
-def _calibrated(
-    predictions: pd.DataFrame,
-    before: Arrays,
-    class_names: tuple,
-    class_shares: np.ndarray,
-    prevalence: np.ndarray | None,
-    target: float,
-    sensitivity: float,
-) -> dict:
+def _calibrated(predictions, before: Arrays, class_names: tuple, class_shares, cfg: Config) -> dict:
     """The blocks on calibration, abstaining and screening, of test rows `before` calibration."""
-    fitted = fit_on_validation(predictions, class_names, class_shares, target)
+    fitted = fit_on_validation(predictions, class_names, class_shares, cfg.target)
     val = to_arrays(select_rows(predictions, "plain", "val"), class_names)
     val, after = (
         (y, calibration.calibrate(p, fitted["temperature"], class_shares), groups)
         for y, p, groups in (val, before)
     )
-    people = class_shares[1] if prevalence is None else prevalence
-    drawn, held = np.asarray(class_shares, float).tolist()
-    stated = {
-        **fitted,
-        "before": _calibration(before, class_names),
-        "after": _calibration(after, class_names),
-        "priors": {"learnt_with": drawn, "of_the_data": held},
-    }
-    selective = {"target_accuracy": target, **_selective(after, class_names, fitted["threshold"])}
-    screening = screen(val, after, class_names, people, sensitivity)
+    stages = (("before", before), ("after", after))
+    stated = fitted | {stage: describe_calibration(arrays, class_names) for stage, arrays in stages}
+    stated["priors"] = dict(zip(("learnt_with", "of_the_data"), class_shares.tolist(), strict=True))
+    selective = _selective(after, class_names, fitted["threshold"])
+    selective["target_accuracy"] = cfg.target
+    people = np.array(cfg.prevalence or class_shares[1])
+    screening = screen(val, after, class_names, people, cfg.sensitivity)
     blocks = {"calibration": {"plain": stated}, "selective": {"plain": selective}}
     return blocks | {"screening": screening}
 
 
-def _at_prevalence(test: Arrays, prevalence: np.ndarray, options: dict) -> dict:
-    """Results if the classes had the proportions of `prevalence` (K,)."""
-    names, shares = options["class_names"], np.asarray(prevalence, float) / np.sum(prevalence)
+def _at_prevalence(test: Arrays, prevalence: tuple, options: dict) -> dict:
+    """Results if the classes had the proportions of `prevalence`, K numbers."""
+    names, shares = options["class_names"], np.array(prevalence) / sum(prevalence)
     if len(shares) != len(names):
         expected = f"one for each class of the data, {', '.join(names)} (BONELIB_PREVALENCE)"
         raise ConfigError(f"prevalence has {len(shares)} shares: expected {expected}")
@@ -141,39 +124,27 @@ def _at_prevalence(test: Arrays, prevalence: np.ndarray, options: dict) -> dict:
     return {"prevalence": named, **intervals(*test, prevalence=shares, **options)}
 
 
-def evaluate(
-    predictions: pd.DataFrame,
-    class_names: tuple,
-    baselines: pd.DataFrame | None = None,
-    catalog: pd.DataFrame | None = None,
-    class_shares: np.ndarray | None = None,
-    prevalence: np.ndarray | None = None,
-    target: float = 0.9,
-    sensitivity: float = 0.9,
-    **sampling: int,
-) -> dict:
+def evaluate(predictions, class_names, cfg, baselines=None, catalog=None, shares=None) -> dict:
     """metrics.json's content: results on test rows; val rows give temperature and threshold.
 
-    predictions: predictions.csv. baselines: from `predict_baselines`. catalog: path and, where
-    known, patient, T-score and metadata. class_shares: (2, K), drawn in training and of the data,
-    to be undone. prevalence: (K,) at the clinic. target: accuracy of the answered images.
-    sensitivity: that screening is to reach. sampling: `resamples` and `seed`.
+    predictions: predictions.csv. cfg: Config with target, sensitivity, prevalence, resamples, seed.
+    baselines: from `predict_baselines`. catalog: path and, where known, patient, T-score and
+    metadata. shares: (2, K), of the classes as drawn in training and of the data, to be undone.
     """
-    options: dict = {"class_names": class_names, **sampling}
+    options: dict = {"class_names": class_names, "resamples": cfg.resamples, "seed": cfg.seed}
+    shares = np.ones((2, len(class_names))) if shares is None else np.asarray(shares, float)
     tests = _test_rows(predictions, baselines)
     arrays = {name: to_arrays(rows, class_names) for name, rows in tests.items()}
     plain = tests["plain"]
     out: dict = {"model": "plain", "counts": count_classes(plain, class_names)}
     out |= _compare(arrays, options)
-    shares = np.ones((2, len(class_names))) if class_shares is None else class_shares
-    wanted = (prevalence, target, sensitivity)
-    out |= _calibrated(predictions, arrays["plain"], class_names, shares, *wanted)
+    out |= _calibrated(predictions, arrays["plain"], class_names, shares, cfg)
     if "seed" in predictions:
         out["spread"] = {"plain": model_spread(plain, class_names)}
-    if prevalence is not None:
-        out["at_prevalence"] = _at_prevalence(arrays["plain"], prevalence, options)
+    if cfg.prevalence:
+        out["at_prevalence"] = _at_prevalence(arrays["plain"], cfg.prevalence, options)
     out |= {"subgroups": {}} if catalog is None else catalog_results(plain, catalog, options)
-    screening = screening_findings(out["screening"], sensitivity)
+    screening = screening_findings(out["screening"], cfg.sensitivity)
     findings = sort_findings(performance_findings(out) + screening)
     return out | {"findings": [asdict(finding) for finding in findings]}
 
@@ -188,21 +159,11 @@ def count_test_reads(predictions: pd.DataFrame, model_digest: str, ledger: Path)
     return len(reads[key])
 
 
-def failures(
-    predictions: pd.DataFrame, class_names: tuple, count: int = 9
-) -> dict[str, pd.DataFrame]:
-    """Test rows worth a look: confident errors, unsure ones, those that TTA changes most.
-
-    With `prediction` and `confidence`, and `moved`: half the change in probabilities by TTA.
-    """
+def failures(predictions: pd.DataFrame, class_names: tuple, count=9) -> dict[str, pd.DataFrame]:
+    """Test rows worth a look, with `prediction` and `confidence`: confident errors, unsure ones."""
     rows = select_rows(predictions, "plain", "test")
     probabilities = to_arrays(rows, class_names)[1]
     predicted = np.array(class_names)[probabilities.argmax(1)]
     rows = rows.assign(prediction=predicted, confidence=probabilities.max(1))
     errors = rows[predicted != rows["label"]].nlargest(count, "confidence")
-    out = {"most confident errors": errors, "least sure": rows.nsmallest(count, "confidence")}
-    if (predictions["tta"] == "tta").any():
-        other = to_arrays(select_rows(predictions, "tta", "test"), class_names)[1]
-        moved = rows.assign(moved=np.abs(probabilities - other).sum(1) / 2)
-        out["most changed by test-time views"] = moved.nlargest(count, "moved")
-    return out
+    return {"most confident errors": errors, "least sure": rows.nsmallest(count, "confidence")}

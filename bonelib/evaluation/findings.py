@@ -41,6 +41,12 @@ def above_chance(auroc: dict) -> bool | None:
     return bool(low > 0.5)
 
 
+def against_chance(auroc: dict, above: Finding, below: Finding, unclear: str) -> Finding:
+    """Which of the findings holds, a warning where it is `unclear`, followed by the AUROC."""
+    found = {True: above, False: below, None: Finding("warning", unclear)}[above_chance(auroc)]
+    return Finding(found.level, f"{found.text} (AUROC {format_interval(auroc)}; chance is 0.50).")
+
+
 def _comparison(difference: dict, first: str, second: str, patients: int) -> Finding:
     """A finding from the paired difference in AUROC, first minus second.
 
@@ -61,19 +67,23 @@ def _comparison(difference: dict, first: str, second: str, patients: int) -> Fin
     return Finding("warning", f"{text} ({results}).")
 
 
+def _sample_size(accuracy: dict, groups: int) -> Finding:
+    """How many test patients an interval of 5 points to either side takes."""
+    needed = groups * ((accuracy["high"] - accuracy["low"]) / 0.1) ** 2
+    text = f"To know the accuracy to within 5 points takes about {needed:,.0f} test patients"
+    return Finding("note", f"{text}; this test set has {groups:,}.")
+
+
 def performance_findings(metrics: dict) -> list[Finding]:
     """What the content of metrics.json says about the model."""
     test, counts, differences = (metrics[key] for key in ("test", "counts", "differences"))
     auroc, accuracy = (test[metrics["model"]][name] for name in ("auroc", "accuracy"))
     patients = counts["groups_per_class"]
     fewest = min(patients.values())
-    chance = f"(AUROC {format_interval(auroc)}; chance is 0.50)."
-    outcomes = {
-        True: Finding("note", f"The model separates the classes better than chance {chance}"),
-        None: Finding("warning", f"Too few test images to see whether the model learnt {chance}"),
-        False: Finding("alarm", f"The model has learnt nothing that this test set shows {chance}"),
-    }
-    found = [outcomes[above_chance(auroc)]]
+    above = Finding("note", "The model separates the classes better than chance")
+    below = Finding("alarm", "The model has learnt nothing that this test set shows")
+    unclear = "Too few test images to see whether the model learnt"
+    found = [against_chance(auroc, above, below, unclear)]
     if fewest < SMALL_CLASS:
         listed = ", ".join(f"{name} {count}" for name, count in patients.items())
         text = f"The test set has few independent patients: {listed}. Read the intervals."
@@ -87,11 +97,12 @@ def performance_findings(metrics: dict) -> list[Finding]:
     if "metadata" not in metrics["baselines"]:
         text = "No metadata that may predict: whether age or sex alone would do as well is unknown."
         found.append(Finding("note", text))
+    if accuracy["low"] is not None:
+        found.append(_sample_size(accuracy, counts["groups"]))
     if len(patients) < 3:
         text = "Two classes: quadratic kappa and distances of errors need three and are left out."
         found.append(Finding("note", text))
-    several = metrics.get("patients", {}).get("several_labels")
-    if several:
+    if several := metrics.get("patients", {}).get("several_labels"):
         text = f"Test patients with images of several classes: {several}. By patient, the class of"
         found.append(Finding("note", f"{text} most images counts; of equally many, the worse one."))
     if accuracy["value"] > 0.85 and counts["images"] < 300:
@@ -101,9 +112,7 @@ def performance_findings(metrics: dict) -> list[Finding]:
     return found
 
 
-def leak_findings(
-    splits: pd.DataFrame, catalog: pd.DataFrame | None = None, audit: dict | None = None
-) -> list[Finding]:
+def leak_findings(splits: pd.DataFrame, catalog=None, audit=None) -> list[Finding]:
     """An alarm for each way in which test images or patients are also in train or val.
 
     The groups of the splits, the LEAK_COLUMNS of the catalog and the clusters of audit.json are

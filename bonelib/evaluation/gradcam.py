@@ -4,11 +4,10 @@ from dataclasses import asdict
 
 import cv2
 import numpy as np
-import pandas as pd
 import torch
 
 from bonelib.evaluation.bootstrap import intervals
-from bonelib.evaluation.findings import above_chance, format_interval
+from bonelib.evaluation.findings import against_chance, format_interval
 from bonelib.evaluation.predict import logits, softmax_mean
 from bonelib.messages import Finding, RunError
 from bonelib.split import label_indices
@@ -68,9 +67,7 @@ def _area(net: Net, images: np.ndarray, orders: list, classes: np.ndarray) -> np
     return probabilities.mean(1)[np.arange(len(images)), classes]
 
 
-def deletion(
-    net: Net, images: np.ndarray, maps: np.ndarray, classes: np.ndarray, seed: int = 0
-) -> dict:
+def deletion(net, images, maps, classes, seed=0) -> dict:
     """How much faster the probability of `classes` falls if squares are deleted by heat.
 
     The mean area between the curves of random order and of heat, with a 95% interval over images;
@@ -94,9 +91,7 @@ def corners_only(images: np.ndarray) -> np.ndarray:
     return np.where(corners, images, images[:, corners].mean(1).astype(np.uint8)[:, None, None])
 
 
-def explain(
-    net: Net, images: np.ndarray, rows: pd.DataFrame, class_names: tuple, seed: int = 0
-) -> dict:
+def explain(net, images, rows, class_names, seed=0) -> dict:
     """explain.json's content: the corners-only and the deletion check, with their findings.
 
     images: (N, S, S), of the test set. rows: their `label` and `group`.
@@ -117,13 +112,10 @@ def explain(
 
 
 def _corners_finding(auroc: dict) -> Finding:
-    result = f"(AUROC of the model on the image corners alone {format_interval(auroc)})."
-    outcomes = {
-        True: Finding("alarm", f"Shortcut: the model needs no bone to predict the class {result}"),
-        None: Finding("warning", f"Too few test images to see whether it needs the bone {result}"),
-        False: Finding("note", f"The model can't predict the class without the bone {result}"),
-    }
-    return outcomes[above_chance(auroc)]
+    """auroc: of the model on the image corners alone."""
+    above = Finding("alarm", "Shortcut: from the image corners alone the model predicts the class")
+    below = Finding("note", "From the image corners alone the model can't predict the class")
+    return against_chance(auroc, above, below, "Too few test images to see if it needs the bone")
 
 
 def _deletion_finding(gain: dict) -> Finding:

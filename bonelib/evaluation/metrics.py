@@ -62,22 +62,10 @@ def _quadratic_kappa(matrix: np.ndarray) -> np.ndarray:
     return np.asarray(1 - (matrix * squares).sum((1, 2)) / (expected * squares).sum((1, 2)))
 
 
-def _binary_scores(y, probabilities, weights, class_names: tuple) -> dict:
-    """The AUROC of each cut between the ordered classes, by its name: (R,) each."""
-    return {
-        f"{name} or worse: AUROC": _auroc(probabilities[:, cut:].sum(1), y >= cut, weights)
-        for cut, name in enumerate(class_names[1:], 1)
-    }
-
-
+# Inputs must have passed `check_inputs`.
 @np.errstate(invalid="ignore")
-def weighted_scores(
-    y: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, class_names: tuple
-) -> dict:
-    """Every metric under each row of `weights` (R, N): (R,), per-class ones {class: (R,)}.
-
-    Inputs must have passed `check_inputs`; what is not defined is NaN.
-    """
+def weighted_scores(y, probabilities, weights, class_names) -> dict:
+    """Every metric, NaN if undefined, under each row of `weights` (R, N): (R,), {class: (R,)}."""
 
     def by_class(values: np.ndarray) -> dict[str, np.ndarray]:
         return dict(zip(class_names, values.T, strict=True))
@@ -109,7 +97,10 @@ def weighted_scores(
         "ppv": by_class(hits / predicted_count),
         "npv": by_class(rejected / (predicted_count @ others)),
         "class_auroc": by_class(auroc),
-        "binary": _binary_scores(y, probabilities, weights, class_names),
+        "binary": {
+            f"{name} or worse: AUROC": _auroc(probabilities[:, cut:].sum(1), y >= cut, weights)
+            for cut, name in enumerate(class_names[1:], 1)
+        },
     }
 
 

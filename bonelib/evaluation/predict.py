@@ -1,7 +1,5 @@
 """Images to probabilities, plain or averaged over the test-time views."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 import torch
@@ -11,9 +9,8 @@ from bonelib import augment
 from bonelib.evaluation.calibration import calibrate
 from bonelib.messages import DataError
 from bonelib.split import Fold, label_indices
+from bonelib.storage import progress
 from bonelib.training import device
-from bonelib.training.loader import plain_batches
-from bonelib.training.model import TrainedModel
 
 # Labels (N,), probabilities (N, K) and groups (N,).
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -26,24 +23,22 @@ def probability_columns(class_names: tuple) -> list[str]:
 
 @torch.inference_mode()
 def logits(
-    net: torch.nn.Module,
-    images: np.ndarray,
-    rows: np.ndarray | None = None,
-    views: Sequence[str] = ("identity",),
-    batch_size: int = 32,
-    precision: str = "no",
+    net, images, rows=None, views=("identity",), batch_size=32, precision="no"
 ) -> np.ndarray:
     """(V, N, K): the logits of each row's image in each view; the views of a batch go in one pass.
 
-    images: (M, S, S). rows: (N,) positions in `images`, at least one; None: all. batch_size: images
-    times views in one pass.
+    net: a module such as `Net`. images: (M, S, S) uint8. rows: (N,) positions in `images`, at least
+    one; None: all. views: names. batch_size: images times views in one pass. precision: as
+    `device.precision` returns it.
     """
     net.eval()
     on_device = next(net.parameters()).device
     rows = np.arange(len(images)) if rows is None else np.asarray(rows)
     results = []
-    for batch in plain_batches(images, rows, max(1, batch_size // len(views))):
-        viewed = augment.views(batch.to(on_device, non_blocking=True), views)  # (V, B, 1, S, S)
+    size = max(1, batch_size // len(views))
+    for start in progress(range(0, len(rows), size), "predict"):
+        batch = torch.from_numpy(images[rows[start : start + size]])[:, None]  # (B, 1, S, S)
+        viewed = augment.views(batch.to(on_device), views)  # (V, B, 1, S, S)
         with device.autocast(precision, on_device):
             flat = net(viewed.flatten(0, 1))  # (V * B, K)
         results.append(flat.float().cpu().unflatten(0, (len(views), -1)))
@@ -55,9 +50,7 @@ def softmax_mean(logits: np.ndarray) -> np.ndarray:
     return np.asarray(softmax(logits.astype(np.float64), axis=-1).mean(0))
 
 
-def prediction_table(
-    fold: Fold, rows: np.ndarray, column: str, probabilities: dict[str, np.ndarray]
-) -> pd.DataFrame:
+def prediction_table(fold: Fold, rows, column: str, probabilities: dict) -> pd.DataFrame:
     """path, label, group and split of the rows, once per name in `column`, then p_<class>.
 
     probabilities: (N, K) by name.
@@ -70,15 +63,11 @@ def prediction_table(
     return pd.concat(tables, ignore_index=True)
 
 
-def predict_splits(
-    model: TrainedModel,
-    fold: Fold,
-    splits: Sequence[str] = ("val", "test"),
-    kinds: Sequence[str] = ("plain", "tta"),
-) -> pd.DataFrame:
+def predict_splits(model, fold, splits=("val", "test"), kinds=("plain", "tta")) -> pd.DataFrame:
     """predictions.csv of a trained model: path, label, group, split, tta, then p_<class>.
 
-    kinds: "plain", and "tta" for the mean over the views `tta` of the settings.
+    model: a TrainedModel. fold: the Fold that it was trained on. kinds: "plain", and "tta" for the
+    mean over the views `tta` of the settings.
     """
     rows, precision = fold.rows(*splits), device.precision(fold.cfg, device.device())
     # Without gradients a batch may be twice as large.

@@ -31,17 +31,10 @@ def screen(val: tuple, test: tuple, class_names: tuple, shares: np.ndarray, want
         positive = float(np.sum(shares[cut:]) / np.sum(shares))
         missed = positive * (1 - sensitivity["value"])
         false_alarms = (1 - positive) * (1 - specificity["value"])
-        rows.append(
-            {
-                "name": name if cut == len(class_names) - 1 else f"{name} or worse",
-                "threshold": threshold,
-                "sensitivity": sensitivity,
-                "specificity": specificity,
-                "positive": positive,
-                "referred": round(1000 * (positive - missed + false_alarms)),
-                "missed": round(1000 * missed),
-            }
-        )
+        row = {"name": name if cut == len(class_names) - 1 else f"{name} or worse"}
+        row |= {"threshold": threshold, "sensitivity": sensitivity, "specificity": specificity}
+        row |= {"positive": positive, "missed": round(1000 * missed)}
+        rows.append(row | {"referred": round(1000 * (positive - missed + false_alarms))})
     return rows
 
 
@@ -50,13 +43,12 @@ def screening_findings(rows: list[dict], wanted: float) -> list[Finding]:
     found = []
     for row in rows:
         reached = (row["sensitivity"]["high"] or 0) >= wanted
-        ill = 1000 * row["positive"]
         text = (
             f"Screening for {row['name']} from a probability of {row['threshold']:.2f} on, chosen "
             f"on validation images for a sensitivity of {wanted:.0%}: on the test set sensitivity "
             f"{format_interval(row['sensitivity'])}, specificity "
-            f"{format_interval(row['specificity'])}. Of 1,000 people, {ill:.0f} of whom have it, "
-            f"{row['referred']} would be referred and {row['missed']} missed."
+            f"{format_interval(row['specificity'])}. Of 1,000 people, {1000 * row['positive']:.0f} "
+            f"of whom have it, {row['referred']} would be referred and {row['missed']} missed."
         )
         found.append(Finding("note" if reached else "warning", text))
     return found

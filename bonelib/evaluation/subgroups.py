@@ -20,20 +20,17 @@ WHO_CUTS = np.array([-1.0, -2.5])
 def count_classes(test: pd.DataFrame, class_names: tuple) -> dict:
     """How many images and groups the test rows hold, in all and per class."""
     by_class = test.groupby("label")[["path", "group"]].nunique().reindex(class_names, fill_value=0)
-    return {
-        "images": test["path"].nunique(),
-        "groups": test["group"].nunique(),
-        "images_per_class": by_class["path"].to_dict(),
-        "groups_per_class": by_class["group"].to_dict(),
-    }
+    counts: dict = {"images": test["path"].nunique(), "groups": test["group"].nunique()}
+    per_class = {"images_per_class": by_class["path"], "groups_per_class": by_class["group"]}
+    return counts | {name: column.to_dict() for name, column in per_class.items()}
 
 
 def _categories(values: pd.Series) -> pd.Series:
     """The values of a metadata column as texts; more than five different numbers as halves."""
     if pd.api.types.is_numeric_dtype(values) and values.nunique() > 5:
         middle = values.median()
-        names = [f"up to {middle:g}", f"above {middle:g}"]
-        values = pd.cut(values, [-np.inf, middle, np.inf], labels=names)
+        halves = np.where(values > middle, f"above {middle:g}", f"up to {middle:g}")
+        values = values.where(values.isna(), halves)
     return values.astype(object).where(values.notna(), "not known").astype(str)
 
 

@@ -1,34 +1,13 @@
-"""Figures of the audit, from the content of audit.json."""
+"""The figure of the copies that the audit found."""
 
 import numpy as np
 import pandas as pd
 
 from bonelib.plots import style
-from bonelib.plots.style import BLUE, GREY, INK, MAGENTA, Figure, styled
+from bonelib.plots.style import INK, MAGENTA, Figure, styled
 
-FUNNEL_STEPS = {
-    "found": "files found",
-    "readable": "readable",
-    "unique": "without further copies",
-    "unconflicted": "without conflicting labels",
-    "used": "used",
-}
 MAX_CLUSTERS = 8
 MAX_COPIES = 5
-
-
-@styled
-def funnel(audit: dict) -> Figure:
-    """How many images are left after each exclusion."""
-    left = np.array([audit["counts"][step] for step in FUNNEL_STEPS])
-    excluded = -np.diff(left, prepend=left[0])
-    title = "From the files found to the images used"
-    figure, axis = style.new_chart("data", 2.6, title=title, xlabel="images", xmargin=0.4)
-    bars = axis.barh(list(FUNNEL_STEPS.values()), left, color=BLUE, height=0.6)
-    labels = [f"{n:,}  ({lost:,} excluded)" for n, lost in zip(left, excluded, strict=True)]
-    axis.bar_label(bars, labels, padding=4)
-    axis.invert_yaxis()
-    return figure
 
 
 @styled
@@ -54,19 +33,4 @@ def clusters(audit: dict, rows: pd.DataFrame, thumbnails: np.ndarray) -> Figure:
         for axis, path, label in zip(line[1:], paths, cluster["labels"], strict=False):
             axis.imshow(thumbnails[position[path]], cmap="gray", vmin=0, vmax=255)
             axis.set_title(style.wrap(label, 14), fontsize=8, color=colour, loc="center", pad=2)
-    return figure
-
-
-@styled
-def shortcuts(audit: dict) -> Figure:
-    """AUROC of the class from each property that is not bone; those with a warning are coloured."""
-    found = sorted(audit["shortcuts"], key=lambda shortcut: -shortcut["auroc"])
-    colours = [MAGENTA if shortcut["warning"] else GREY for shortcut in found]
-    names = [f"{shortcut['name']}  {shortcut['auroc']:.2f}" for shortcut in found]
-    height, title = 1.2 + 0.32 * max(1, len(found)), "What predicts the class besides the bone"
-    figure, axis = style.new_chart("data", height, title, xlim=(None, 1))
-    axis.axvline(0.5, color=GREY, linestyle=":", zorder=0)
-    leaves = [shortcut | {"value": shortcut["auroc"]} for shortcut in found]
-    style.draw_intervals(axis, names, leaves, colours)
-    figure.supxlabel("AUROC of the class; 0.5 is chance, lines are 95% intervals", fontsize=10)
     return figure

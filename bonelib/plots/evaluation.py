@@ -1,16 +1,14 @@
 """Figures of the test results, from metrics.json's content and predictions."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import ConfusionMatrixDisplay, auc, roc_curve
+from sklearn.metrics import ConfusionMatrixDisplay
 
 from bonelib.evaluation.findings import BASELINE_NAMES
 from bonelib.plots import style
-from bonelib.plots.style import BLUE, GREY, INK, MAGENTA, Figure, class_colours, styled
-from bonelib.plots.training import image_grid
+from bonelib.plots.style import BLUE, GREY, INK, Figure, styled
 
 KIND_NAMES = {"plain": "plain", "tta": "test-time augmentation"}
 COMPARED_METRICS = {"auroc": "AUROC", "macro_f1": "macro-F1", "accuracy": "accuracy"}
@@ -37,26 +35,9 @@ def confusion_matrices(matrices: Mapping[str, np.ndarray], class_names: tuple) -
         display.im_.set_clim(0, 1)
         for cell, count, share in zip(display.text_.flat, matrix.flat, shares.flat, strict=True):
             cell.set_text(f"{count}\n{share:.0%}")
-        axis.set(title=style.wrap(KIND_NAMES[kind], 16))
         axis.set(xlabel="predicted class", ylabel="true class")
+        axis.set_title(style.wrap(KIND_NAMES[kind], 16))
         axis.label_outer()
-    return figure
-
-
-@styled
-def roc(y: np.ndarray, probabilities: np.ndarray, class_names: tuple) -> Figure:
-    """A ROC curve for each class against the rest; y (N,), probabilities (N, K)."""
-    title = "ROC, each class against the rest"
-    figure, axis = style.new_chart("metrics", 6.2, title=title, aspect="equal", ylim=(0, 1.01))
-    axis.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="chance")
-    for number, (name, colour) in enumerate(class_colours(class_names).items()):
-        positive = y == number
-        if 0 < positive.sum() < len(y):
-            x, sensitivity, _ = roc_curve(positive, probabilities[:, number])
-            label = f"{name} (AUROC {auc(x, sensitivity):.2f}, n = {positive.sum()})"
-            axis.plot(x, sensitivity, color=colour, label=label)
-    axis.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(0, 1))
-    figure.legend(loc="outside lower center")
     return figure
 
 
@@ -83,37 +64,18 @@ def reliability_diagram(stages: Mapping[str, Sequence[Mapping[str, float]]]) -> 
 
 
 @styled
-def accuracy_by_coverage(curve: dict, threshold: float | None, target: float) -> Figure:
-    """Accuracy of the answered images against their share, the most confident first.
-
-    threshold: marked on the curve, if there is one. target: accuracy, drawn as a line.
-    """
-    title = "Accuracy when unsure images are referred"
-    figure, axis = style.new_chart("abstain", 4, title=title, ylabel="accuracy")
-    coverage, accuracy = np.array(curve["coverage"]), 1 - np.array(curve["risk"])
-    axis.plot(coverage, accuracy, color=BLUE, drawstyle="steps-pre", label="test set")
-    axis.axhline(target, color=GREY, lw=1, ls="--", label=f"target {target:.0%}")
-    if threshold is not None:
-        last = np.flatnonzero(np.array(curve["threshold"]) >= threshold)[-1:]
-        label = f"threshold from validation: {threshold:.2f}"
-        axis.plot(coverage[last], accuracy[last], "o", ms=9, color=MAGENTA, label=label)
-    axis.set(xlabel="share of images answered", xlim=(0, 1.02), ylim=(None, 1.02))
-    axis.xaxis.set_major_formatter("{x:.0%}")
-    figure.legend(loc="outside lower center", ncols=3)
-    return figure
-
-
-@styled
 def comparison(metrics: dict) -> Figure:
     """The model beside each baseline: points with 95% intervals, one panel per metric."""
     blocks = {f"model, {KIND_NAMES[kind]}": block for kind, block in metrics["test"].items()}
+    if "test" in metrics.get("external", {}):
+        blocks["external images"] = metrics["external"]["test"]
     for name, block in metrics["baselines"].items():
         blocks[BASELINE_NAMES.get(name, name).removeprefix("the ")] = block
     height, title = 1.2 + 0.5 * len(blocks), "The model beside the baselines"
     names = [style.wrap(name, 18) for name in blocks]
-    colours = [BLUE] * len(metrics["test"]) + [INK] * len(metrics["baselines"])
-    panels = len(COMPARED_METRICS)
-    figure, axes = style.new_figure("baselines", 1, panels, height, title, sharey=True)
+    simple = len(metrics["baselines"])
+    colours = [BLUE] * (len(blocks) - simple) + [INK] * simple
+    figure, axes = style.new_figure("baselines", 1, 3, height, title, sharey=True)
     for axis, (metric, label) in zip(axes[0], COMPARED_METRICS.items(), strict=True):
         style.draw_intervals(axis, names, [block[metric] for block in blocks.values()], colours)
         axis.set(title=label, xlim=(0, 1.02), xticks=[0, 0.5, 1])
@@ -121,15 +83,3 @@ def comparison(metrics: dict) -> Figure:
     axes[0, 0].axvline(0.5, color=GREY, lw=1, ls="--")
     figure.supxlabel("test set, 95% interval by patient group", fontsize=10)
     return figure
-
-
-def gallery(images: np.ndarray, rows: pd.DataFrame, class_names: tuple, title: str) -> Figure:
-    """Test images (N, S, S) uint8 with true class (the frame's colour) and prediction.
-
-    rows: theirs, from `evaluate.failures`.
-    """
-    names = [PurePosixPath(path).name[-24:] for path in rows["path"]]
-    columns = zip(names, rows["label"], rows["prediction"], rows["confidence"], strict=True)
-    captions = [f"{name}\ntrue {true}\npredicted {c} {p:.0%}" for name, true, c, p in columns]
-    frames = [class_colours(class_names)[label] for label in rows["label"]]
-    return image_grid(images, captions, frames, 3, title, section="failures")

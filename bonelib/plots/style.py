@@ -73,8 +73,8 @@ def new_chart(section: str, height: float, title="", **properties) -> tuple[Figu
 
 def draw_intervals(axis: Axes, names: Sequence[str], leaves: Sequence[dict], colours: list) -> None:
     """One row per name, from the top: a point at `value` and a line from `low` to `high`."""
-    lines, table = range(len(names)), pd.DataFrame(leaves, columns=["value", "low", "high"])
-    table = table.astype(float)
+    table = pd.DataFrame(leaves, columns=["value", "low", "high"], dtype=float)
+    lines = range(len(names))
     axis.hlines(lines, table["low"], table["high"], colours, lw=2)
     axis.scatter(table["value"], lines, color=colours)
     axis.set_yticks(lines, names)

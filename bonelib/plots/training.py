@@ -1,8 +1,5 @@
 """Figures of classes, images and training, and of steps that a notebook writes out by hand."""
 
-from collections.abc import Sequence
-
-import numpy as np
 import pandas as pd
 
 from bonelib.plots import style
@@ -27,27 +24,13 @@ def class_counts(table: pd.DataFrame, class_names: tuple, by: str = "", title: s
     return figure
 
 
-def balance(splits: pd.DataFrame, class_names: tuple) -> Figure:
-    """Training images of each class beside how often an epoch draws them (`draws`)."""
-    train = splits[splits["split"] == "train"]
-    drawn = train.loc[train.index.repeat(train["draws"].astype(int))]
-    both = pd.concat([train.assign(stage="images"), drawn.assign(stage="drawn in an epoch")])
-    return class_counts(both, class_names, "stage", "Training images, and what an epoch draws")
-
-
 @styled
 def image_grid(
-    images: Sequence[np.ndarray] | np.ndarray,
-    captions: Sequence[str],
-    colours: Sequence[str] | None = None,
-    columns: int = 4,
-    title: str = "",
-    maps: Sequence[np.ndarray] | np.ndarray | None = None,
-    section: str = "data",
+    images, captions, colours=None, columns=4, title="", maps=None, section="data"
 ) -> Figure:
     """Grey images (H, W) uint8 with captions.
 
-    colours: of their frames. maps: heat maps (H, W) 0..1 to lay over them.
+    colours: of their frames. maps: heat maps (H, W) 0..1 to lay over them. section: of the report.
     """
     rows = max(1, -(-len(images) // columns))
     captions = [style.wrap(caption, 84 // columns) for caption in captions]
@@ -89,10 +72,9 @@ def history(table: pd.DataFrame) -> Figure:
 def ranges(scores: pd.DataFrame, title: str, xlabel: str) -> Figure:
     """Mean and middle 95% of each column of repeated results in 0..1, the last one in colour."""
     mean, limits = scores.mean(), scores.quantile([0.025, 0.975])
-    height = 1.1 + 0.5 * len(mean)
-    figure, axis = style.new_chart("data", height, title=title, xlabel=xlabel, xlim=(0, 1.1))
-    colours = [GREY] * (len(mean) - 1) + [BLUE]
-    errors = abs(limits - mean).to_numpy()
+    figure, axis = style.new_chart("data", 1.1 + 0.5 * len(mean), title, xlabel=xlabel)
+    axis.set_xlim(0, 1.1)
+    colours, errors = [GREY] * (len(mean) - 1) + [BLUE], abs(limits - mean).to_numpy()
     bars = axis.barh(mean.index.astype(str), mean, 0.6, xerr=errors, color=colours, alpha=0.7)
     axis.bar_label(bars, fmt="%.2f", padding=4)
     axis.invert_yaxis()

@@ -1,6 +1,5 @@
 """New images to a predicted class, or to a person: the mean of a run's calibrated models."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,16 +28,11 @@ def models_digest(models: list[TrainedModel]) -> str:
     return model_digest(*(model.folder for model in models))
 
 
-def answer_images(
-    models: list[TrainedModel],
-    images_and_reasons: Sequence[tuple[np.ndarray | None, str]],
-    batch_size: int = 32,
-    precision: str = "no",
-) -> pd.DataFrame:
+def answer_images(models, images_and_reasons, batch_size=32, precision="no") -> pd.DataFrame:
     """p_<class> for each class, `prediction` (a class name or "refer") and `reason`, row by row.
 
-    images_and_reasons: as `quality.read_for_model` returns them. A row without an image has no
-    probabilities; a row with a reason is referred.
+    models: from `load_models`. images_and_reasons: as `quality.read_for_model` returns them. A row
+    without an image has no probabilities; a row with a reason is referred.
     """
     names = models[0].class_names
     reasons = [reason for _, reason in images_and_reasons]
@@ -51,7 +45,7 @@ def answer_images(
             scores = logits(model.net, images, batch_size=batch_size, precision=precision)
             predicted.append(calibrated_probabilities(scores, model.meta))
         probabilities[rows] = np.mean(predicted, axis=0)
-        for i, rejection in zip(rows, _rejected_by_all(models, images), strict=True):
+        for i, rejection in zip(rows, rejected_by_all(models, images), strict=True):
             doubt = _doubt(probabilities[i].max(), models[0].meta["threshold"])
             reasons[i] = reasons[i] or rejection or doubt
     likely = np.array(names)[probabilities.argmax(1)]
@@ -60,7 +54,7 @@ def answer_images(
     return table.assign(prediction=predictions, reason=reasons)
 
 
-def _rejected_by_all(models: list[TrainedModel], images: np.ndarray) -> list[str]:
+def rejected_by_all(models: list[TrainedModel], images: np.ndarray) -> list[str]:
     """For each image the first model's reason to reject it, or "" if one of them accepts it.
 
     The models of folds were trained on different images: one that knows such images is enough.
@@ -74,3 +68,23 @@ def _doubt(confidence: float, threshold: float | None) -> str:
         return f"{UNSURE}: no confidence gave the validation accuracy that was asked for"
     below = f"{UNSURE}: {confidence:.3f} is below the threshold of {threshold:.3f}"
     return below if confidence < threshold else ""
+
+
+def combine_patients(table: pd.DataFrame, patients: pd.Series, models) -> pd.DataFrame:
+    """One row per patient: `patient`, `images`, `accepted`, p_<class>, `prediction` and `reason`.
+
+    table: rows of `answer_images`. patients: theirs, empty where unknown. The probabilities are the
+    means over the accepted images: those that are not rejected, unsure ones included.
+    """
+    names, threshold = models[0].class_names, models[0].meta["threshold"]
+    columns = probability_columns(names)
+    accepted = table["prediction"].isin(names) | table["reason"].str.startswith(UNSURE)
+    values = table[columns].apply(pd.to_numeric, errors="coerce").where(accepted)
+    values = values.assign(accepted=accepted, images=1, patient=patients)
+    grouped = values[patients != ""].groupby("patient")
+    result = grouped[["images", "accepted"]].sum().join(grouped[columns].mean()).reset_index()
+    confidence = result[columns].max(axis=1)
+    reasons = [_doubt(c, threshold) if c == c else "no image was accepted" for c in confidence]
+    likely = np.array(names)[result[columns].fillna(0).to_numpy().argmax(1)]
+    predictions = np.where(np.array(reasons) == "", likely, REFER)
+    return result.assign(prediction=predictions, reason=reasons)

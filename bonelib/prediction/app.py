@@ -83,8 +83,7 @@ def describe_run(run: Path) -> str:
     lines, metrics = ["This model was not evaluated: run 04_evaluate."], content["metrics"]
     if metrics:
         test, count = metrics["test"]["plain"], metrics["counts"]["images"]
-        names = COMPARED_METRICS.items()
-        results = [f"{name} {format_interval(test[key])}" for key, name in names]
+        results = [f"{name} {format_interval(test[key])}" for key, name in COMPARED_METRICS.items()]
         lines = [f"Results on {count} test images: {', '.join(results)}."]
     lines += [
         f"**{found.level.capitalize()}:** {_escape(found.text)}" for found in content["findings"]

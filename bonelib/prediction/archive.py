@@ -16,15 +16,13 @@ from pathlib import Path
 
 import pandas as pd
 from accelerate.utils import broadcast_object_list
-from tqdm.auto import tqdm
 
 from bonelib.config import Config
 from bonelib.data import dicom, fetch, folders, images, quality
 from bonelib.messages import DataError
 from bonelib.prediction import answers
-from bonelib.storage import atomic_file, find_files, stamp, write_csv
+from bonelib.storage import atomic_file, find_files, progress, stamp, write_csv
 from bonelib.training import device
-from bonelib.training.model import TrainedModel
 
 # Seconds between two looks for the files of other processes.
 POLL_INTERVAL = 0.2
@@ -39,16 +37,14 @@ def find_images(place: str | Path) -> tuple[Path, list[str]]:
     if root.is_file():
         return root.parent, [root.name]
     with fetch.fetch_errors(root):
-        files = list(find_files(root, hidden=(".", "__MACOSX")))
+        files = list(find_files(root))
     if not any(folders.is_image(path) for path in files):
         suffixes = ", ".join(sorted(folders.IMAGE_SUFFIXES))
         raise DataError(f"{root}: found no file named {suffixes}, and no DICOM without a suffix")
     return root, sorted(path.relative_to(root).as_posix() for path in files)
 
 
-def answer_archive(
-    cfg: Config, models: list[TrainedModel], root: Path, paths: Sequence[str], part: int = 256
-) -> Path:
+def answer_archive(cfg: Config, models, root: Path, paths, part: int = 256) -> Path:
     """A table `answers.csv` below the run's folder `answers`, with one row per file, in order.
 
     Columns: path, then those of `answer_images`. Each process predicts its share of the parts of
@@ -69,7 +65,7 @@ def answer_archive(
     # one file that was named is read whatever its suffix
     reads = ((root, path, size, len(paths) == 1) for file in missing for path in parts[file])
     decoded = _decode_ahead(reads, part)
-    for file in tqdm(missing, "predict", unit="part", delay=2, disable=not state.is_main_process):
+    for file in progress(missing, "parts", disable=not state.is_main_process):
         some = list(islice(decoded, len(parts[file])))
         table = answers.answer_images(models, some, 2 * cfg.batch_size, precision)
         table.insert(0, "path", [_writable(path) for path in parts[file]])

@@ -9,6 +9,7 @@ import pandas as pd
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader, Undefined
 from PIL import Image
 
+from bonelib.data.metadata import metadata_columns
 from bonelib.evaluation.evaluate import failures
 from bonelib.evaluation.findings import format_interval, leak_findings
 from bonelib.messages import Finding, sort_findings
@@ -23,6 +24,8 @@ LIMITS = (
     "A test set from the same source says nothing about another hospital, scanner or population: "
     "a published hip model fell from AUROC 0.87 to 0.70 on external data.",
 )
+# Metadata columns that name a hospital or another cluster.
+SITE_COLUMNS = {"site", "hospital", "centre", "center", "scanner", "device"}
 ARTIFACTS = ("catalog", "splits", "predictions", "audit", "metrics", "explain", "config")
 
 
@@ -36,18 +39,19 @@ def read_run(run: Path) -> dict:
     content = {name: _read_artifact(run, name) for name in ARTIFACTS}
     content["model"] = _read_artifact(first / "model", "config")
     content["history"] = _read_artifact(first, "history")
-    content["changed"] = _model_changed(run, content["metrics"])
+    content["changed"] = model_changed(run, content["metrics"])
     if content["changed"]:
         content |= {"metrics": None, "predictions": None, "explain": None}
     content["findings"] = _findings(content)
     content["figures"] = _read_figures(run / "figures")
-    content["checklist"] = _checklist(content)
     if content["splits"] is not None:
         content["split_counts"] = _count_splits(content["splits"], content["model"])
+        if content["catalog"] is not None:
+            content["characteristics"] = _characteristics(content["catalog"], content["splits"])
     if content["metrics"] and content["predictions"] is not None:
         class_names = tuple(content["metrics"]["counts"]["images_per_class"])
         content["failures"] = failures(content["predictions"], class_names)
-    return content
+    return content | {"checklist": _checklist(content)}
 
 
 def _read_artifact(folder: Path, name: str):
@@ -61,7 +65,7 @@ def _read_artifact(folder: Path, name: str):
     return pd.read_csv(folder / f"{name}.csv", dtype=texts, low_memory=False)
 
 
-def _model_changed(run: Path, metrics: dict | None) -> bool:
+def model_changed(run: Path, metrics: dict | None) -> bool:
     """Whether the metrics are of other models than those in the run folder."""
     folders = model_folders(run)
     return bool(metrics and folders and metrics.get("model_digest") != model_digest(*folders))
@@ -71,8 +75,9 @@ def _findings(content: dict) -> list[Finding]:
     """The findings of the leak check and of each artifact, alarms first."""
     splits = content["splits"]
     found = [] if splits is None else leak_findings(splits, content["catalog"], content["audit"])
-    for name in ("audit", "metrics", "explain"):
-        found += [Finding(**finding) for finding in (content[name] or {}).get("findings", [])]
+    audit, metrics, explain = (content[name] or {} for name in ("audit", "metrics", "explain"))
+    for block in (audit, metrics, metrics.get("external", {}), explain):
+        found += [Finding(**finding) for finding in block.get("findings", [])]
     return sort_findings(found)
 
 
@@ -91,7 +96,10 @@ def _checklist(content: dict) -> list[dict[str, str]]:
     """The rows of checklist.csv, with `answer`: a section, or "" where the run has none."""
     metrics, model = content["metrics"] or {}, content["model"] or {}
     known = {name: content[name] for name in (*ARTIFACTS, "model", "history")}
-    known |= {"subgroups": metrics.get("subgroups"), "gauge": model.get("gauge"), "": "always"}
+    subgroups = metrics.get("subgroups", {})
+    known |= {"subgroups": subgroups, "gauge": model.get("gauge"), "": "always"}
+    known |= {"external": metrics.get("external"), "site": SITE_COLUMNS & set(subgroups)}
+    known["characteristics"] = next(iter(content.get("characteristics", {}).values()), None)
     present = [name for name, value in known.items() if value is not None and len(value)]
     items = pd.read_csv(REPORT_FOLDER / "checklist.csv", dtype=str, keep_default_na=False)
     items["answer"] = items["section"].where(items["needs"].isin(present), "")
@@ -104,6 +112,22 @@ def _count_splits(splits: pd.DataFrame, model: dict | None) -> dict:
     class_names = (model or {}).get("class_names", list(counts))
     counts = counts.reindex(["train", "val", "test"], columns=class_names, fill_value=0)
     return counts.assign(groups=splits.groupby("split")["group"].nunique()).to_dict("index")
+
+
+def _characteristics(catalog: pd.DataFrame, splits: pd.DataFrame) -> dict:
+    """The metadata of the images of each split: {split: {column: text}}."""
+    known = catalog.merge(splits[["path", "split"]], on="path")
+    columns = [column for names in metadata_columns(catalog) for column in names]
+    return {name: rows[columns].apply(_summary) for name, rows in known.groupby("split")}
+
+
+def _summary(values: pd.Series) -> str:
+    """Mean and deviation of numbers, or the most common text; and how many values are missing."""
+    missing = f"{values.isna().sum():,} missing"
+    if pd.api.types.is_numeric_dtype(values):
+        return f"{values.mean():.3g} ± {values.std():.2g}, {missing}"
+    shares = values.value_counts(normalize=True)
+    return f"{shares.index[0]} {shares.iloc[0]:.0%}, {missing}" if len(shares) else missing
 
 
 def format_value(value) -> str:

@@ -17,20 +17,10 @@ from bonelib.messages import RunError
 from bonelib.storage import atomic_folder, file_digest, read_json, write_json
 
 # Settings that may change before a resume: they set where files are and when training ends.
-RESUMABLE_SETTINGS = {
-    *("data", "run", "images", "cache", "mirror", "metadata", "given"),
-    *(
-        "workers",
-        "epochs",
-        "patience",
-        "resume",
-        "tta",
-        "resamples",
-        "prevalence",
-        "target",
-        "sensitivity",
-    ),
-}
+RESUMABLE_SETTINGS = {"data", "run", "images", "cache", "mirror", "metadata", "given", "workers"}
+RESUMABLE_SETTINGS |= {"epochs", "patience", "resume"}
+# They are of the evaluation.
+RESUMABLE_SETTINGS |= {"tta", "resamples", "prevalence", "target", "sensitivity", "external"}
 
 # Folders of checkpoints; `next` is there if a kill came before it was renamed.
 NEWEST_FIRST = ("last", "next", "previous")

@@ -11,7 +11,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bonelib import augment
-from bonelib.config import Config
 from bonelib.messages import ConfigError
 
 # row of the image, epoch, and how many times the epoch has drawn the row before
@@ -71,17 +70,11 @@ class AugmentedBatches(Dataset):
             self.images = np.load(self.images, mmap_mode="r")
 
 
-def training_batches(
-    cfg: Config,
-    images: np.ndarray,
-    labels: np.ndarray,
-    draws: Draws,
-    policy: A.Compose,
-    device: torch.device,
-) -> DataLoader:
-    """Images (B, 1, S, S) uint8 and labels (B,) int64 in the order of `draws`.
+def training_batches(cfg, images, labels, draws, policy, device) -> DataLoader:
+    """Images (B, 1, S, S) uint8 and labels (B,) int64 in the order of `draws`, a Draws.
 
-    images: (N, S, S) uint8. labels: (N,). A batch belongs to whoever receives it.
+    images: (N, S, S) uint8. labels: (N,). policy: from `augment.policy`. device: that the model is
+    on. A batch belongs to whoever receives it.
     """
     # on a CPU the model needs the cores
     most = min(4, os.cpu_count() or 1) if device.type == "cuda" else 0
@@ -97,12 +90,6 @@ def training_batches(
         # its own generator: the loader must not draw from the one that dropout uses
         generator=torch.Generator(),
     )
-
-
-def plain_batches(images: np.ndarray, rows: np.ndarray, batch_size: int) -> Iterator[torch.Tensor]:
-    """The unchanged images of `rows` in order: (B, 1, S, S) uint8."""
-    for start in range(0, len(rows), batch_size):
-        yield torch.from_numpy(images[rows[start : start + batch_size]])[:, None]
 
 
 def seed_from(*keys: int) -> int:

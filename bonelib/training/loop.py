@@ -16,13 +16,12 @@ from timm.optim import param_groups_weight_decay
 from timm.utils import ModelEmaV3
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
-from tqdm.auto import tqdm
 
 from bonelib import augment
 from bonelib.config import Config
 from bonelib.messages import RunError
 from bonelib.split import Fold, class_weights, split_digest
-from bonelib.storage import write_csv
+from bonelib.storage import progress, write_csv
 from bonelib.training import checkpoint, model
 from bonelib.training.device import autocast, precision, start_accelerator
 from bonelib.training.loader import Draws, seed_from, training_batches
@@ -86,9 +85,9 @@ def fit(
             torch.manual_seed(seed_from(cfg.seed, epoch, rank))
             wrapped.train()
             means, seen, waited = torch.zeros(2, device=device), 0, 0.0
-            progress = tqdm(batches, f"epoch {epoch + 1}", leave=False, disable=not is_main)
+            shown = progress(batches, f"epoch {epoch + 1}", disable=not is_main)
             epoch_start = step_end = time.perf_counter()
-            for step, batch in enumerate(progress):
+            for step, batch in enumerate(shown):
                 # Move the batch
                 waited += time.perf_counter() - step_end
                 images, labels = (tensor.to(device, non_blocking=True) for tensor in batch)

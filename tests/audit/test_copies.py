@@ -134,7 +134,7 @@ def distinct(tmp_path_factory):
         real = [p for p in files if p.relative_to(root).as_posix() not in REAL_COPIES]
         paths = real[:: max(1, len(real) // 10)][:10] + paths
     assert len(paths) >= 30
-    return [images.read(path, 600) for path in paths[:30]]
+    return [images.decode(images.read_bytes(path), 600)[0] for path in paths[:30]]
 
 
 def files_of(originals):

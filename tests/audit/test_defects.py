@@ -55,7 +55,7 @@ def test_a_number_far_from_all_others_is_odd_and_a_high_one_is_not():
     assert odd("age", [*range(50, 79), 84]) == []
 
 
-def test_an_impossible_age_is_odd_and_a_missing_one_is_not():
+def test_ages_far_below_or_above_are_odd_and_a_missing_one_is_not():
     assert odd("age", [50, 51, 52, -4, None, *range(53, 60), 121]) == [
         ("3.png", -4),
         ("12.png", 121),

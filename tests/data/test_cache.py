@@ -35,7 +35,8 @@ def test_images_and_facts_come_in_the_order_of_the_paths(folder):
     pixels, facts = cached_images(folder, paths, 32, folder / "cache")
     assert pixels.shape == (3, 32, 32) and pixels.dtype == np.uint8
     for row in (0, 2):
-        assert np.array_equal(pixels[row], images.letterbox(images.read(folder / paths[row]), 32))
+        image, _ = images.decode(images.read_bytes(folder / paths[row]))
+        assert np.array_equal(pixels[row], images.letterbox(image, 32))
     assert set(facts) == FACTS and list(facts["width"]) == [200, 0, 200]
     data = [(folder / path).read_bytes() for path in paths]
     assert list(facts["bytes"]) == [len(content) for content in data]

@@ -108,11 +108,11 @@ FILES: list[tuple[str, str, Maker, str]] = [
     ),
     ("20,000x20,000 in a tiny file", "a.png", png_of(HUGE), ASIDE + "declares"),
     ("50 GB, sparse", "a.tif", sparse, SPECIAL_FILE),
-    ("folder named as a file", "a.png", lambda path: path.mkdir(), SPECIAL_FILE),
+    ("folder named as a file", "a.png", lambda path: path.mkdir(), UNSEEN),
     ("pipe", "a.png", os.mkfifo, SPECIAL_FILE),
     ("link to nothing", "a.png", lambda p: p.symlink_to("gone"), ASIDE + "cannot be opened"),
     ("link to itself", "a.png", lambda p: p.symlink_to(p.name), ASIDE + "cannot be opened"),
-    ("link to a folder above", "again", lambda p: p.symlink_to(p.parents[1]), SKIPPED),
+    ("link to a folder above", "again", lambda p: p.symlink_to(p.parents[1]), UNSEEN),
     ("WebP", "a.webp", holding(encoded(GREY, "WEBP")), USED),
     ("another format", "a.heic", holding(b"a photo of a phone"), SKIPPED),
     ("hidden file", ".a.png", holding(PNG), UNSEEN),
@@ -158,7 +158,7 @@ def test_every_kind_of_file_has_its_outcome(cfg, kind, name, make, expected):
     make(Path(cfg.data) / "Normal" / name)
     found = outcome(cfg, name)
     assert found.startswith(expected)
-    assert expected != ERROR or repr(name) in found
+    assert expected != ERROR or repr(name)[1:-1] in found
 
 
 def test_all_files_together_are_audited_and_their_names_survive_the_table(cfg):
@@ -218,7 +218,7 @@ FOLDERS: list[tuple[str, Maker, list[int] | list[str]]] = [
         ["no osteoporosis'"],
     ),
     ("images beside the folders", lambda root: GREY.save(root / "logo.png"), ["'.'"]),
-    ("a class folder that is a link", link_a_class, ["skipped: Normal"]),
+    ("a class folder that is a link", link_a_class, [1, 1, 1]),
 ]
 
 

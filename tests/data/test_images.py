@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from bonelib.data import images
 from bonelib.messages import DataError
-from tests.builders import RAMP, encoded, run_apart
+from tests.builders import RAMP, encoded, read_image, run_apart
 
 GREY = Image.fromarray(RAMP)
 DEEP = Image.fromarray(RAMP.astype(np.uint16) * 300)
@@ -144,7 +144,7 @@ def test_empty_missing_and_impossible_files_are_distinguished(tmp_path):
     cases = {"a.png": "empty", "b.png": "cannot be opened", ".": "folder", "a\0.png": "null"}
     for name, reason in cases.items():
         with pytest.raises(DataError, match=reason):
-            images.read(tmp_path / name)
+            images.decode(images.read_bytes(tmp_path / name))
 
 
 @pytest.mark.parametrize(("mode", "largest"), [("L", 600), ("RGB", 1100)])
@@ -188,5 +188,5 @@ def test_letterbox_of_a_very_thin_image_keeps_a_pixel():
 def test_largest_image_fits_into_a_gigabyte(tmp_path):
     data = encoded(Image.new("RGBA", (9400, 9400)), "PNG", compress_level=1)
     (tmp_path / "a.png").write_bytes(data)
-    code, output = run_apart(tmp_path / "log", images.read, tmp_path / "a.png", memory=1 << 30)
+    code, output = run_apart(tmp_path / "log", read_image, tmp_path / "a.png", memory=1 << 30)
     assert code == 0, output

@@ -23,7 +23,7 @@ def radiographs(tiny):
     squares = []
     for path in sorted(tiny.rglob("*.*g")):
         try:
-            squares.append(images.letterbox(images.read(path), 64))
+            squares.append(images.letterbox(images.decode(images.read_bytes(path))[0], 64))
         except DataError:
             continue
     return np.stack([square for square in squares if not quality.is_blank(square)])

@@ -2,9 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bonelib.config import CLASSES
 from bonelib.evaluation import calibration
-from bonelib.evaluation.metrics import compute_metrics
 from tests.builders import draw_predictions
 
 
@@ -45,16 +43,6 @@ def test_class_shares_are_undone_by_bayes_before_the_temperature():
     assert undone[0] == pytest.approx(by_hand)
     calibrated = calibration.calibrate([[0.6, 0.3, 0.1]], 2.0, (drawn, held))
     assert calibrated[0] == pytest.approx(np.sqrt(by_hand) / np.sqrt(by_hand).sum())
-
-
-def test_ece_of_perfectly_calibrated_data_is_at_its_floor():
-    rng = np.random.default_rng(9)
-    probabilities = rng.dirichlet([1, 1, 1], 4000)
-    y = draw_labels(probabilities, rng)
-    floor = calibration.ece_floor(probabilities)
-    assert compute_metrics(y, probabilities, CLASSES)["ece"] < 2 * floor < 0.05
-    sharpened = calibration.apply_temperature(probabilities, 0.4)
-    assert compute_metrics(y, sharpened, CLASSES)["ece"] > 5 * floor
 
 
 def test_reliability_has_one_row_per_filled_bin_with_wilsons_interval_by_group():

@@ -3,7 +3,6 @@ import pandas as pd
 import pytest
 
 from bonelib.config import CLASSES
-from bonelib.evaluation.evaluate import evaluate
 from bonelib.evaluation.findings import (
     BASELINE_NAMES,
     above_chance,
@@ -11,7 +10,7 @@ from bonelib.evaluation.findings import (
     leak_findings,
     performance_findings,
 )
-from tests.builders import baseline_table, predictions_table
+from tests.builders import baseline_table, evaluate, predictions_table
 
 
 def results(auroc, accuracy=0.7, difference=None, patients=50, images=400, **baselines):
@@ -22,7 +21,11 @@ def results(auroc, accuracy=0.7, difference=None, patients=50, images=400, **bas
 
     test = {"auroc": leaf(*auroc), "accuracy": leaf(accuracy, accuracy)}
     metrics = {"model": "plain", "test": {"plain": test}, "differences": {}, "baselines": {}}
-    metrics["counts"] = {"images": images, "groups_per_class": {"a": patients, "b": 60}}
+    metrics["counts"] = {
+        "images": images,
+        "groups": patients + 60,
+        "groups_per_class": {"a": patients, "b": 60},
+    }
     for name, found in baselines.items():
         metrics["baselines"][name] = {"auroc": leaf(*found)}
         gap = leaf(*(difference or (0.0, 0.0)))

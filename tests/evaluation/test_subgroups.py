@@ -6,9 +6,8 @@ import pytest
 
 from bonelib.config import CLASSES
 from bonelib.evaluation.bootstrap import intervals
-from bonelib.evaluation.evaluate import evaluate
 from bonelib.evaluation.predict import probability_columns, select_rows, to_arrays
-from tests.builders import predictions_table, probability_table
+from tests.builders import evaluate, predictions_table, probability_table
 
 
 def subgroups(table, names=CLASSES, **columns):

@@ -8,9 +8,8 @@ import pytest
 from matplotlib.text import Text
 
 from bonelib.config import CLASSES
-from bonelib.evaluation.evaluate import evaluate, failures
 from bonelib.plots import audit, evaluation, training
-from tests.builders import audit_results, draw_predictions, predictions_table, waves
+from tests.builders import audit_results, evaluate, predictions_table, waves
 
 CLASS_SETS = [
     ("Normal", "Osteoporosis"),
@@ -26,21 +25,16 @@ def make_figures(names):
     table = predictions_table(class_names=names)
     plain = table[table["tta"] == "plain"].assign(draws=1)
     metrics = evaluate(table, names, resamples=30)
-    y, probabilities, _ = draw_predictions(class_count=len(names))
     results = audit_results()
     for cluster in results["clusters"]:
         cluster["labels"] = [names[i % len(names)] for i in range(len(cluster["labels"]))]
     paths = [path for cluster in results["clusters"] for path in cluster["paths"]]
     pixels = np.stack([waves(seed, (16, 16)) for seed in range(6)])
-    errors = failures(table, names, 6)["most confident errors"]
     return {
         "counts": training.class_counts(plain, names, "split"),
-        "balance": training.balance(plain, names),
         "grid": training.image_grid(pixels, [names[i % len(names)] for i in range(6)]),
         "clusters": audit.clusters(results, pd.DataFrame({"path": paths}), pixels),
         "confusion": evaluation.confusion_matrices(metrics["confusion"], names),
-        "roc": evaluation.roc(y, probabilities, names),
-        "gallery": evaluation.gallery(pixels[: len(errors)], errors, names, "Errors"),
     }
 
 
@@ -53,12 +47,7 @@ def is_complete(figure) -> bool:
 
 
 def test_long_labels_cut_no_title_off():
-    results = audit_results()
-    for shortcut in results["shortcuts"]:
-        shortcut["name"] = "brightness at the border"
     scores = pd.DataFrame({"oversample, then split by image": [0.9, 1.0], "by group": [0.4, 0.6]})
-    assert is_complete(audit.shortcuts(results))
-    assert is_complete(audit.funnel(results))
     assert is_complete(training.ranges(scores, "The same classifier, three protocols", "accuracy"))
 
 

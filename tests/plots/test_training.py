@@ -49,14 +49,6 @@ def test_class_without_images_has_an_empty_bar():
     }
 
 
-def test_balance_shows_training_images_beside_draws():
-    table = pd.DataFrame({"label": list(CLASSES) * 2, "split": ["train"] * 3 + ["val"] * 3})
-    table["draws"] = [1, 2, 3, 0, 0, 0]
-    heights, clusters = bars(plots.balance(table, CLASSES))
-    assert clusters == ["images", "drawn in an epoch"]
-    assert heights == {"Normal": [1, 1], "Osteopenia": [1, 2], "Osteoporosis": [1, 3]}
-
-
 def test_history_marks_the_epoch_that_is_kept():
     axis = plots.history(HISTORY).axes[0]
     marked = [line.get_xdata()[0] for line in axis.lines if line.get_label().startswith("best")]

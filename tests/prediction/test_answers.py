@@ -16,7 +16,14 @@ from bonelib.evaluation.calibration import apply_temperature, calibrate, undo_cl
 from bonelib.evaluation.evaluate import fit_on_validation
 from bonelib.evaluation.predict import logits, predict_splits, probability_columns, softmax_mean
 from bonelib.messages import RunError
-from bonelib.prediction.answers import REFER, UNSURE, answer_images, load_models, models_digest
+from bonelib.prediction.answers import (
+    REFER,
+    UNSURE,
+    answer_images,
+    combine_patients,
+    load_models,
+    models_digest,
+)
 from bonelib.split import class_shares
 from bonelib.training import device
 from bonelib.training.model import model_folders
@@ -134,3 +141,25 @@ def test_model_without_calibration_is_rejected(tmp_path):
 def test_run_without_a_model_is_rejected(tmp_path):
     with pytest.raises(RunError, match="03_train"):
         load_models(tmp_path)
+
+
+def test_patients_are_answered_by_the_mean_of_their_accepted_images(tmp_path):
+    models = calibrated_run(tmp_path, threshold=0.6)
+    rows = [
+        # sure, then unsure of the same class: together sure enough
+        ("a", [0.8, 0.1, 0.1], CLASSES[0], ""),
+        ("a", [0.5, 0.3, 0.2], REFER, f"{UNSURE}: 0.500 is below"),
+        ("b", [0.4, 0.3, 0.3], REFER, f"{UNSURE}: 0.400 is below"),
+        ("c", [0.9, 0.1, 0.0], REFER, "not like the training images (distance 9)"),
+        ("c", [None, None, None], REFER, "unreadable: empty"),
+        ("", [0.9, 0.1, 0.0], CLASSES[0], ""),
+    ]
+    table = pd.DataFrame([p for _, p, _, _ in rows], columns=COLUMNS)
+    table = table.assign(prediction=[row[2] for row in rows], reason=[row[3] for row in rows])
+    found = combine_patients(table, pd.Series([row[0] for row in rows]), models)
+    assert found["patient"].tolist() == ["a", "b", "c"]
+    assert found["images"].tolist() == [2, 1, 2] and found["accepted"].tolist() == [2, 1, 0]
+    assert found.loc[0, COLUMNS].tolist() == pytest.approx([0.65, 0.2, 0.15])
+    assert found["prediction"].tolist() == [CLASSES[0], REFER, REFER]
+    reasons = [reason.split(":")[0] for reason in found["reason"]]
+    assert reasons == ["", UNSURE, "no image was accepted"]

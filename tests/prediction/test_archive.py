@@ -278,7 +278,7 @@ def change_times(cfg: Config) -> dict[str, int]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 def test_two_processes_killed_and_restarted_write_the_table_of_one(run):
-    fill(Path(run.images), 120)
+    fill(Path(run.images), 400)
     answer_with_kills(run, part=4, kills=[5])
     (path,) = run.root.glob("answers/*/answers.csv")
     shared = path.read_bytes()

@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 
 from bonelib.config import CLASSES
-from bonelib.evaluation.evaluate import evaluate, failures
+from bonelib.evaluation.evaluate import failures
 from bonelib.evaluation.findings import format_interval
 from bonelib.plots.style import new_figure, save_figure
 from bonelib.report import report
 from bonelib.report.report import read_run, write_report
 from bonelib.storage import read_json, write_csv, write_json
 from bonelib.training.model import model_digest
-from tests.builders import finished_run, predictions_table
+from tests.builders import evaluate, finished_run, predictions_table
 
 SECTIONS = (
     "data",

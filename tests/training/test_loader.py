@@ -13,13 +13,7 @@ from numpy.typing import NDArray
 from bonelib import augment
 from bonelib.config import Config
 from bonelib.messages import ConfigError
-from bonelib.training.loader import (
-    AugmentedBatches,
-    Draws,
-    plain_batches,
-    seed_from,
-    training_batches,
-)
+from bonelib.training.loader import AugmentedBatches, Draws, seed_from, training_batches
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (20, 32, 32), dtype=np.uint8)
 LABELS = np.arange(20) % 3
@@ -118,12 +112,6 @@ def test_another_seed_augments_otherwise():
 def test_batch_that_cannot_be_shared_evenly_is_an_error_that_names_the_setting():
     with pytest.raises(ConfigError, match=r"batch_size.* 3 "):
         Draws(COUNTS, 4, 0, world=3)
-
-
-def test_plain_batches_are_the_images_in_order():
-    batches = list(plain_batches(IMAGES, np.array([5, 1, 7]), 2))
-    assert [tuple(batch.shape) for batch in batches] == [(2, 1, 32, 32), (1, 1, 32, 32)]
-    assert np.array_equal(torch.cat(batches)[:, 0], IMAGES[[5, 1, 7]])
 
 
 def test_seeds_differ_with_each_key():

@@ -92,7 +92,7 @@ def test_validation_metrics_are_those_of_the_saved_model(finished):
 
 
 def test_raw_accuracy_is_that_of_the_weights_before_averaging(tmp_path):
-    fold = training_fold(tmp_path, ema=0.999, epochs=6, lr=2e-2)
+    fold = training_fold(tmp_path, ema=0.999, epochs=6, lr=2e-2, seed=1)
     history = loop.fit(fold)
     net, labels = build(fold.cfg, 3), fold.labels[fold.rows("val")]
     net.load_state_dict(load_file(tmp_path / "checkpoints" / "last" / "model.safetensors"))
