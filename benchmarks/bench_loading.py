@@ -30,10 +30,10 @@ ALWAYS_INSTALLED = ("bonelib", "plain")
 LIMIT = 4.0
 QUESTIONS = {
     "later epochs, large JPEG": Question("images/s", {"plain": 20, "best peer": 5}),
-    "later epochs, 224 px PNG": Question("images/s", {"plain": 7, "best peer": 7}),
+    "later epochs, 224 px PNG": Question("images/s", {"plain": 6, "best peer": 7}),
     "first epoch, large JPEG": Question("images/s", {"plain": 1.3}),
     "first epoch, 224 px PNG": Question("images/s", {"plain": 1}),
-    "later epochs, 224 px PNG, no workers": Question("images/s", {"plain": 7}),
+    "later epochs, 224 px PNG, no workers": Question("images/s", {"plain": 6}),
 }
 
 

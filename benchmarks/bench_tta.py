@@ -35,7 +35,7 @@ SIZES = {
     "toy": {"count": 6, "side": 32, "batch": 10, "shrink": 8},
 }
 TITLES = {"png": "ten views, 224 px PNG", "jpeg": "ten views, large JPEG"}
-AT_LEAST = {"plain": 15 if GPU else 3}
+AT_LEAST = {"plain": 15 if GPU else 2.5}
 QUESTIONS = {
     TITLES["png"]: Question("images/s", {**AT_LEAST, "ttach": 1.2}),
     TITLES["jpeg"]: Question("images/s", AT_LEAST),

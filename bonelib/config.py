@@ -27,7 +27,7 @@ Views = Annotated[tuple[Literal[VIEWS], ...], parsing.Commas]  # type: ignore
 
 # What differs from the defaults without pretrained weights, on the embedded sample, and in CI.
 SCRATCH_PROFILE: dict = {"lr": 2e-3, "freeze": 0.0}
-SAMPLE_PROFILE: dict = {"pretrained": False, "image_size": 96, "epochs": 18, "cycle": 18}
+SAMPLE_PROFILE: dict = {"pretrained": False, "image_size": 96, "epochs": 16, "cycle": 16}
 SAMPLE_PROFILE |= {"augment": ("hflip", "shift_scale_rotate", "brightness_contrast")}
 SAMPLE_PROFILE |= {"ema": 0.95, "dropout": 0.1}
 SMOKE_PROFILE: dict = {"pretrained": False, "image_size": 64, "batch_size": 8, "epochs": 2}
