@@ -30,11 +30,10 @@ test-colab:
 	$(MAKE) VENV=.venv-colab-$(RUNTIME) CONSTRAINT='--constraint .ci/colab/$(RUNTIME).txt' resolve tests
 
 tests: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
-	@set -e; runs="$$(mktemp -d)"; trap 'rm -rf "$$runs"' EXIT; for name in $(NOTEBOOKS); do \
-	  BONELIB_SMOKE=1 BONELIB_CACHE='$(CURDIR)/.cache/smoke' BONELIB_RUN="$$runs/$$name" \
-	  $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks/$$name.ipynb; \
-	done
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+	@runs="$$(mktemp -d)"; trap 'rm -rf "$$runs"' EXIT; printf '%s\n' $(NOTEBOOKS) | xargs -P 2 -I NAME \
+	  env OMP_NUM_THREADS=1 BONELIB_SMOKE=1 BONELIB_CACHE='$(CURDIR)/.cache/smoke' BONELIB_RUN="$$runs/NAME" \
+	  $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks/NAME.ipynb
 
 resolve: $(VENV)/installed
 	$(BIN)/python .ci/resolve.py .ci/colab/$(RUNTIME).txt

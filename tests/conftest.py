@@ -17,15 +17,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 from bonelib.config import Config
 from bonelib.data.sample import make_sample
-from tests.whole import Whole, run_series
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes, each file is run by one, and so is what uses the fixture `whole`."""
-    for item in items:
-        group = "whole" if "whole" in getattr(item, "fixturenames", ()) else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
@@ -80,9 +71,3 @@ def settings(data: Path, run: Path, cache: Path) -> Config:
     return Config.load(
         {}, data=str(data), run=str(run), cache=str(cache), smoke=True, backbone="test_efficientnet"
     )
-
-
-@pytest.fixture(scope="session")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    """The notebooks' run on hostile data, each of them interrupted once."""
-    return run_series(tmp_path_factory.mktemp("whole"))

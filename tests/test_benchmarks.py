@@ -26,7 +26,14 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["loading", "training", "step", "tta", "epoch", "memory", "run"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("training", "step", "epoch", "memory"),
+        # slow even at toy size
+        *(pytest.param(name, marks=pytest.mark.soak) for name in ("loading", "tta", "run")),
+    ],
+)
 def test_benchmark_measures_every_question(name: str) -> None:
     bench = importlib.import_module(f"bench_{name}")
     measured = bench.measure("toy")

@@ -25,7 +25,6 @@ from bonelib.report.report import write_report
 from bonelib.storage import read_json, write_json
 from bonelib.training.model import build, load_model, save_model
 from tests.builders import calibrated_run, drop_root_rights, finished_run, image_folder, run_apart
-from tests.whole import STAGES
 
 
 @pytest.fixture
@@ -34,15 +33,6 @@ def cfg(tmp_path: Path) -> Config:
     image_folder(tmp_path / "data", *(f"{name}/{i}.png" for name in CLASSES for i in range(8)))
     folders = {name: str(tmp_path / name) for name in ("data", "run", "cache")}
     return Config(**folders, backbone="test_efficientnet", pretrained=False, image_size=32)
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_ctrl_c_ends_every_notebook_at_once_and_the_rerun_finishes(whole, stage):
-    code, output = whole.interrupted[stage]
-    assert code == 1 and "\nKeyboardInterrupt" in output, output
-    assert whole.leftovers[stage] == []
-    assert len(list(whole.run.glob(STAGES[stage][2]))) == 1
-    assert ("resuming after epoch 1 of" in whole.rerun[stage]) == (stage == "03_train")
 
 
 def limit_files(size: int) -> None:

@@ -47,7 +47,10 @@ def test_exported_file_gives_the_calibrated_probabilities_for_any_batch(models, 
     assert "no diagnosis" in facts["notice"]
 
 
-@pytest.mark.parametrize("backbone", FAMILIES)
+@pytest.mark.parametrize(
+    "backbone",
+    ["test_vit", *(pytest.param(b, marks=pytest.mark.soak) for b in FAMILIES if b != "test_vit")],
+)
 def test_other_families_of_backbones_predict_and_are_exported(backbone, tmp_path):
     loaded = calibrated_run(tmp_path, NAMES, size=64, backbone=backbone)
     images = np.random.default_rng(0).integers(0, 255, (3, 64, 64), dtype=np.uint8)
