@@ -30,7 +30,7 @@ test-colab:
 	$(MAKE) VENV=.venv-colab-$(RUNTIME) CONSTRAINT='--constraint .ci/colab/$(RUNTIME).txt' resolve tests
 
 tests: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	@runs="$$(mktemp -d)"; trap 'rm -rf "$$runs"' EXIT; printf '%s\n' $(NOTEBOOKS) | xargs -P 2 -I NAME \
 	  env OMP_NUM_THREADS=1 BONELIB_SMOKE=1 BONELIB_CACHE='$(CURDIR)/.cache/smoke' BONELIB_RUN="$$runs/NAME" \
 	  $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks/NAME.ipynb
@@ -53,6 +53,7 @@ soak: $(VENV)/installed
 	$(BIN)/python -m pytest -m soak -rP
 
 docs: $(VENV)/installed
+	rm -rf runs/docs
 	BONELIB_RUN=runs/docs $(BIN)/python .ci/docs.py
 
 lint: $(VENV)/installed

@@ -101,6 +101,7 @@ def draw_chart(path: Path) -> None:
     options = {"ncols": 2, "frameon": False, "title": title, "alignment": "left"}
     figure.legend(handles=keys, loc="outside upper left", **options)
     figure.savefig(path)
+    plt.close(figure)
 
 
 def main() -> None:

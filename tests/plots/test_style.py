@@ -45,9 +45,9 @@ def test_saved_figure_names_its_report_section(tmp_path):
 def test_figure_is_shown_once_and_leaves_no_global_state():
     import matplotlib.pyplot as plt
 
-    before = dict(matplotlib.rcParams)
+    before, open_figures = dict(matplotlib.rcParams), plt.get_fignums()
     figure, axes = new_figure("data", 2, 3, title="A title")
     assert axes.shape == (2, 3)
     assert figure._repr_png_().startswith(b"\x89PNG")
-    assert plt.get_fignums() == []
+    assert plt.get_fignums() == open_figures
     assert dict(matplotlib.rcParams) == before
