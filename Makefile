@@ -54,7 +54,7 @@ soak: $(VENV)/installed
 
 docs: $(VENV)/installed
 	rm -rf runs/docs
-	BONELIB_RUN=runs/docs $(BIN)/python .ci/docs.py
+	BONELIB_RUN=runs/docs/sample $(BIN)/python .ci/docs.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -366,17 +366,17 @@ title = "Accuracy with more and more patients"
 display.show(plots_training.ranges(curve, title, "accuracy"), cfg, "learning_curve")
 gain = curve.iloc[:, -1] - curve.iloc[:, -3]
 low, high = gain.quantile([0.025, 0.975])
-has_flattened = "has flattened" if low <= 0 else "still rises"
+shape = "still rises" if low > 0 else "may have flattened"
 display.sentences(
     [
         f"From 60% to all patients the accuracy changes by {gain.mean():+.2f} "
-        f"({low:+.2f} to {high:+.2f} in 95% of the repeats): the curve {has_flattened}."
+        f"({low:+.2f} to {high:+.2f} in 95% of the repeats): the curve {shape}."
     ]
 )
 
 # %% [markdown]
-# If the curve has flattened, more patients of this kind would help this classifier
-# little; a fine-tuned network may need more. How many *test* patients it takes to know
+# If the range includes 0, more patients of this kind may help this classifier little; a
+# fine-tuned network may need more. How many *test* patients it takes to know
 # the accuracy to within 5 points is among the findings above.
 #
 # ## Doubtful labels

@@ -8,24 +8,22 @@ from bonelib.evaluation.baselines import out_of_fold
 from bonelib.evaluation.calibration import apply_temperature, fit_temperature
 from bonelib.split import Fold, assign_folds
 
-# Models that each judge the images of a fold.
-JUDGES = 5
+FOLDS, REPEATS = 5, 5
+# Probability of its label below which an image is doubtful.
+DOUBTFUL = 0.15
 
 
 def disagreements(x, y, groups, class_count: int) -> tuple[np.ndarray, np.ndarray]:
     """(N,) bool: which labels a classifier doubts; and (N, K), its calibrated probabilities.
 
-    Logistic regression on features x (N, D), in cross-validation by group: it has not seen the
-    images that it judges. A label y is doubted where another class is predicted with more than the
-    mean probability of that class among the images so labelled (confident learning, Northcutt 2021,
-    doi 10.1613/jair.1.12125).
+    Logistic regression on features x (N, D), in repeated cross-validation by group: it has not seen
+    the images that it judges. A label y is doubted where its probability is below DOUBTFUL.
     """
-    folds = assign_folds(y, groups, JUDGES, seed=0)
-    p = out_of_fold(lambda *masks: [x[mask] for mask in masks], y, folds, class_count)
+    folds = [assign_folds(y, groups, FOLDS, seed) for seed in range(REPEATS)]
+    judged = [out_of_fold(lambda *masks: [x[m] for m in masks], y, f, class_count) for f in folds]
+    p = np.mean(judged, axis=0)
     p = apply_temperature(p, fit_temperature(p, y))
-    usual = np.array([p[y == k, k].mean() for k in range(class_count)])
-    predicted = p.argmax(1)
-    return (predicted != y) & (p.max(1) >= usual[predicted]), p
+    return (p.argmax(1) != y) & (p[np.arange(len(y)), y] < DOUBTFUL), p
 
 
 def review_table(table: pd.DataFrame, fold: Fold, x: np.ndarray) -> pd.DataFrame:
