@@ -21,7 +21,7 @@ TPU_VARIABLES = ("COLAB_TPU_ADDR", "TPU_NAME", "COLAB_TPU_1VM", "TPU_ACCELERATOR
 NO_TPU = "on Colab, choose Runtime > Change runtime type > T4 GPU: TPUs are not supported"
 
 try:
-    from bonelib import pipeline
+    from bonelib import display, pipeline
     from bonelib.training.device import processes
     from bonelib.training.model import model_folders
 except ModuleNotFoundError as error:
@@ -50,7 +50,8 @@ def settings(on_drive: bool = False, **form) -> Config:
             cfg = replace(cfg, data=_local(cfg.data, cfg.cache))
             if cfg.data != "sample":
                 cfg = replace(cfg, data=str(catalog.locate(cfg)))
-    print(f"data {cfg.data}, results in {cfg.run}" + (f" and {cfg.mirror}" if cfg.mirror else ""))
+    shown = f"data {cfg.data}, results in {cfg.run}" + (f" and {cfg.mirror}" if cfg.mirror else "")
+    display.sentences(shown)
     return cfg
 
 
@@ -141,7 +142,7 @@ def _with_saved(places: Config, form: dict) -> Config:
     cfg = Config.load(None, saved, **form | {"run": places.run, "mirror": places.mirror})
     taken = [f"{name} {value}" for name, value in saved.items() if cfg.given.get(name) == value]
     if taken:
-        print("as given to an earlier notebook:", ", ".join(taken))
+        display.sentences(f"as given to an earlier notebook: {', '.join(taken)}")
     return cfg
 
 

@@ -31,9 +31,9 @@ def live_plot(plot: Callable[[pd.DataFrame], Figure]) -> Callable[[pd.DataFrame]
     return lambda table: handle.update(plot(table))
 
 
-def sentences(lines: Iterable[str]) -> None:
-    """Show sentences as a list in a notebook; a script prints them, one per line."""
-    text = "\n".join(f"- {line}" for line in lines)
+def sentences(lines: Iterable[str] | str) -> None:
+    """Show one sentence, or several as a list, in a notebook; a script prints them by line."""
+    text = lines if isinstance(lines, str) else "\n".join(f"- {line}" for line in lines)
     if "ipykernel" not in sys.modules:
         return print(text)
     from IPython.display import Markdown, display

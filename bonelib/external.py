@@ -16,27 +16,28 @@ from bonelib.evaluation.evaluate import describe_calibration
 from bonelib.evaluation.findings import format_interval
 from bonelib.messages import Finding
 from bonelib.pipeline import Audited
-from bonelib.prediction.answers import rejected_by_all
+from bonelib.prediction.answers import load_models, rejected_by_all
 from bonelib.split import label_indices
 from bonelib.storage import read_json, write_json
 from bonelib.training.device import device, precision
 
 
-def evaluate_external(cfg: Config, data: Audited, models, folds, predictions) -> dict:
+def evaluate_external(cfg: Config, data: Audited, folds, predictions) -> dict:
     """The models on the labelled images of `cfg.external`: the block `external` of metrics.json.
 
-    data, models, folds, predictions: of the run, whose other results stay as they are. Images that
+    data, folds, predictions: of the run, whose other results stay unchanged. Images that
     are copies of training or validation images are set aside: `copies`. With `images`, `rejected`
     (unlike the training images), `test` and `external_minus_internal` with intervals,
     `calibration` (by the run's temperature) and `findings`.
     """
+    # calibrated since `predictions` were made
+    models = load_models(cfg.root)
     theirs = replace(cfg, data=cfg.external, class_names=folds[0].class_names, metadata="")
     catalog = load_catalog(replace(theirs, given_split="ignore"))
     rows, copies = _without_copies(catalog.thumbnails, audit(catalog, theirs)[0], data, folds)
     block: dict = {"data": cfg.external, "copies": copies, "images": len(rows)}
     if len(rows):
-        size = models[0].meta["image_size"]
-        images, _ = cached_images(catalog.root, rows["path"].tolist(), size, cfg.cache)
+        images, _ = cached_images(catalog.root, list(rows["path"]), cfg.image_size, cfg.cache)
         block |= _results(cfg, images, rows, models, predictions)
     block["findings"] = [asdict(finding) for finding in _findings(block)]
     metrics = read_json(cfg.root / "metrics.json")

@@ -146,7 +146,7 @@ def _trainings(cfg: Config) -> Iterator[tuple[Config, int, int]]:
 
 def _earlier_audit(cfg: Config, table: pd.DataFrame) -> tuple[pd.DataFrame, dict] | None:
     """The run's audit, if it is of the same files, labels and patients."""
-    texts = ["patient", "format", "sha256", "group", "issues"]
+    texts = ["path", "label", "patient", "format", "sha256", "group", "issues"]
     try:
         old = pd.read_csv(cfg.root / "catalog.csv", dtype=dict.fromkeys(texts, str))
         results = read_json(cfg.root / "audit.json")

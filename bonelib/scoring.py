@@ -157,5 +157,3 @@ def _calibrate(cfg: Config, folds: list[Fold], predictions: pd.DataFrame) -> Non
         facts = {"class_shares": fold_shares.tolist(), "train_images": len(train)}
         gauge = fit_gauge(fold.images[train])
         amend_model(fold.folder / "model", **learnt, **facts, gauge=gauge)
-        if not gauge:
-            print("too few training images to describe them: only blank images will be rejected")

@@ -120,7 +120,9 @@ display.show(figure, cfg, "groups")
 images = readable[usable(readable)].reset_index(drop=True)
 train, test = train_test_split(images, test_size=0.2, random_state=0)
 shared = set(train["group"]) & set(test["group"])
-print(f"{len(shared)} of {test['group'].nunique()} test groups are in both sets")
+display.sentences(
+    f"{len(shared)} of {test['group'].nunique()} test groups are in both sets"
+)
 
 # %% [markdown]
 # Every one of these groups lets the model recognise a patient instead of reading bone.
@@ -141,7 +143,7 @@ order = np.random.RandomState(cfg.seed).permutation(groups.max() + 1)
 splitter = StratifiedGroupKFold(n_splits=cfg.folds or round(1 / cfg.test_size))
 train_rows, test_rows = next(splitter.split(images, y, np.argsort(order)[groups]))
 shared = set(images["group"].iloc[train_rows]) & set(images["group"].iloc[test_rows])
-print(f"{len(shared)} groups are on both sides")
+display.sentences(f"{len(shared)} groups are on both sides")
 
 # %% [markdown]
 # `split.split` does the same for the run and takes the next fold as validation set. The
@@ -285,7 +287,9 @@ policy = A.Compose(
     ],
     strict=True,
 )
-print(f"{len(policy.transforms)} steps; this run uses {', '.join(cfg.augment)}")
+display.sentences(
+    f"{len(policy.transforms)} steps; this run uses {', '.join(cfg.augment)}"
+)
 
 # %% [markdown]
 # Strengths suit radiographs: a density class shows in brightness and texture, so both

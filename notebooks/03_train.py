@@ -105,9 +105,11 @@ cfg = colab.settings(results_on_drive, data=data, run=run, **form)
 device = devices.device()
 precision = devices.precision(cfg, device, training=True)
 name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-print(f"training on {name} with precision {precision}")
+display.sentences(f"training on {name} with precision {precision}")
 if device.type == "cpu":
-    print("no GPU was found: the sample takes minutes, a real data set hours")
+    display.sentences(
+        "no GPU was found: the sample takes minutes, a real data set hours"
+    )
 
 # %% [markdown]
 # ## One batch
@@ -123,7 +125,8 @@ draws = loader.Draws(splits["draws"].to_numpy(), cfg.batch_size, cfg.seed)
 policy, cpu = augment.policy(cfg), torch.device("cpu")
 batches = loader.training_batches(cfg, fold.images, fold.labels, draws, policy, cpu)
 images, labels = next(iter(batches))
-print(images.shape, images.dtype, "from", int(images.min()), "to", int(images.max()))
+span = f"from {images.min()} to {images.max()}"
+display.sentences(f"images {tuple(images.shape)}, {images.dtype}, {span}")
 
 # %%
 captions = [names[label] for label in labels[:8]]
@@ -149,7 +152,8 @@ if timm.get_pretrained_cfg_value(cfg.backbone, "fixed_input_size"):
 backbone = timm.create_model(cfg.backbone, num_classes=len(names), **arguments).eval()
 with torch.inference_mode():
     output = backbone(torch.zeros(2, 3, size, size))
-print(cfg.backbone, tuple(output.shape), "licence:", backbone.pretrained_cfg["license"])
+licence = backbone.pretrained_cfg["license"]
+display.sentences(f"{cfg.backbone}: output {tuple(output.shape)}, licence {licence}")
 
 # %% [markdown]
 # `model.build` makes the same backbone with its pretrained weights, takes grey images,
@@ -163,8 +167,8 @@ net = model.build(cfg, len(names))
 net.freeze(cfg.freeze)
 total = sum(p.numel() for p in net.parameters())
 trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
-print(model.describe_weights(cfg))
-print(f"{total / 1e6:.1f} million parameters, {trained / 1e6:.1f} million are trained")
+sizes = f"{total / 1e6:.1f} million parameters, {trained / 1e6:.1f} million are trained"
+display.sentences([model.describe_weights(cfg), sizes])
 
 # %% [markdown]
 # ## The loss
@@ -180,7 +184,7 @@ net = net.to(device)
 batch, target_labels = images.to(device), labels.to(device)
 with torch.inference_mode():
     untrained = F.cross_entropy(net.eval()(batch).float(), target_labels).item()
-print(f"loss {untrained:.3f}, ln {len(names)} = {math.log(len(names)):.3f}")
+display.sentences(f"loss {untrained:.3f}, ln {len(names)} = {math.log(len(names)):.3f}")
 
 # %% [markdown]
 # Label smoothing asks for a little less than certainty: each row is what the loss aims
@@ -201,7 +205,7 @@ with torch.inference_mode():
     by_hand = -(targets[target_labels] * weights * log_p).sum() / len(batch)
     by_package = loss.weighted_loss(logits, targets[target_labels], weights)
 assert torch.allclose(by_hand, by_package), (by_hand, by_package)
-print(f"{by_hand.item():.4f}")
+display.sentences(f"{by_hand.item():.4f}")
 
 # %% [markdown]
 # ## The learning rate, before training
@@ -249,7 +253,7 @@ norm = torch.nn.utils.clip_grad_norm_(net.parameters(), cfg.clip or math.inf)
 scaler.step(optimizer)
 scaler.update()
 optimizer.zero_grad(set_to_none=True)
-print(
+display.sentences(
     f"loss {value.item():.3f} ({value.dtype}), logits {logits.dtype}, norm {norm:.1f}"
 )
 

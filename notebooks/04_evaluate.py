@@ -62,7 +62,7 @@ from bonelib.evaluation.predict import logits as predict_logits
 from bonelib.plots import evaluation as plots
 from bonelib.plots import training as plots_training
 from bonelib.plots.style import class_colours, new_chart
-from bonelib.report.report import write_report
+from bonelib.report.report import format_value, write_report
 from bonelib.storage import write_json
 
 # %% [markdown]
@@ -155,7 +155,9 @@ columns = probability_columns(names)
 test = predictions.query("split == 'test' and tta == 'plain'").reset_index(drop=True)
 y = split.label_indices(test["label"], names)
 p = test[columns].to_numpy()
-print(f"{len(test)} images; the test set was used {metrics['test_reads']} time(s)")
+display.sentences(
+    f"{len(test)} images; the test set was used {metrics['test_reads']} time(s)"
+)
 display.show(plots.confusion_matrices(metrics["confusion"], names), cfg, "confusion")
 
 # %% [markdown]
@@ -202,7 +204,8 @@ if "patients" in metrics:
     by_patient = metrics["patients"]
     rows["by patient"] = {n: format_interval(by_patient[n]) for n in shown}
 if cfg.folds:
-    print(pd.DataFrame(metrics["spread"]["plain"]).T.round(3))
+    spread = metrics["spread"]["plain"]
+    display.sentences(f"{n}: {format_value(values)}" for n, values in spread.items())
 pd.DataFrame(rows)
 
 # %% [markdown]
@@ -307,7 +310,9 @@ def log_loss(t):
 temperature = minimize_scalar(log_loss, bounds=(0.05, 20), method="bounded").x
 fitted = metrics["calibration"]["plain"]["temperature"]
 assert abs(temperature / fitted - 1) < 0.02, (temperature, fitted)
-print(f"temperature {temperature:.2f}: 1 changes nothing, above 1 is less certain")
+display.sentences(
+    f"temperature {temperature:.2f}: 1 changes nothing, above 1 is less certain"
+)
 block = metrics["calibration"]["plain"]
 curves = {stage: block[stage]["reliability"] for stage in ("before", "after")}
 display.show(plots.reliability_diagram(curves), cfg, "reliability")
@@ -388,7 +393,7 @@ display.sentences(
 
 # %%
 doubtful = scoring.write_review(cfg, found, fold, features)
-print(f"{len(doubtful)} doubtful labels in {cfg.root / 'review.csv'}")
+display.sentences(f"{len(doubtful)} doubtful labels in {cfg.root / 'review.csv'}")
 doubtful[["path", "label", "reason"]].head(10)
 
 # %% [markdown]
@@ -435,9 +440,9 @@ score = net.backbone.forward_head(features)[0].max()
 if features.ndim == 4:
     weights = gradient.mean(dim=(2, 3), keepdim=True)
     cam = (weights * features).sum(dim=1).relu()[0].detach().cpu().numpy()  # (h, w)
-    print("heat map of", cam.shape, "cells")
+    display.sentences(f"heat map of {cam.shape} cells")
 else:
-    print("no heat map: this backbone has no feature map (N, C, h, w)")
+    display.sentences("no heat map: this backbone has no feature map (N, C, h, w)")
 
 # %%
 held_out = fold.rows("test")
@@ -475,12 +480,12 @@ display.findings(explained["findings"], "No checks were possible.")
 
 # %%
 if cfg.external:
-    block = external_test.evaluate_external(cfg, found, models, folds, predictions)
+    block = external_test.evaluate_external(cfg, found, folds, predictions)
     figure = plots.comparison(metrics | {"external": block})
     display.show(figure, cfg, "external")
     display.findings(block["findings"], "Nothing to report.")
 else:
-    print("no external test: the setting `external` is empty")
+    display.sentences("no external test: the setting `external` is empty")
 
 # %% [markdown]
 # The line `external images` should be as far to the right as the model's. If it is not,
@@ -503,7 +508,7 @@ scoring.compare_runs(cfg.root.parent)
 
 # %%
 report = write_report(cfg.root)
-print(f"open {report}")
+display.sentences(f"open {report}")
 colab.download(report)
 colab.finish(cfg)
 

@@ -118,7 +118,7 @@ pd.Series(rows).to_frame("value")
 
 # %%
 root, paths = pipeline.new_images(cfg)
-print(f"{len(paths):,} files in {root}, the first: {paths[0]}")
+display.sentences(f"{len(paths):,} files in {root}, the first: {paths[0]}")
 
 # %% [markdown]
 # ## Predictions
@@ -194,7 +194,7 @@ try:
     maps = np.mean(by_model, axis=0) if len(some) else None
 except RunError as error:
     maps = None
-    print(f"no heat maps: {error}")
+    display.sentences(f"no heat maps: {error}")
 title = f"Evidence for the most likely class, {len(some)} images"
 figure = image_grid(pixels, captions, title=title, maps=maps, section="explanations")
 display.show(figure, cfg, "predictions")
@@ -210,12 +210,12 @@ display.show(figure, cfg, "predictions")
 # interrupted and started again, they resume, and each image is in the table once.
 #
 # ```
-# BONELIB_RUN=runs/mine BONELIB_IMAGES=path/to/archive \\
+# BONELIB_RUN=runs/mine BONELIB_IMAGES=path/to/archive \
 #     torchrun --nproc_per_node 2 notebooks/05_predict.py
 # ```
 
 # %%
-print(f"{path} ({path.stat().st_size / 1e3:,.0f} kB, {len(table):,} rows)")
+display.sentences(f"{path} ({path.stat().st_size / 1e3:,.0f} kB, {len(table):,} rows)")
 
 # %% [markdown]
 # ## ONNX
@@ -230,7 +230,9 @@ main = processes().is_main_process
 if write_onnx and main:
     onnx = cfg.root / "model" / "model.onnx"
     difference = export.to_onnx(models, pixels, onnx)
-    print(f"{onnx}: at most {difference:.1g} from the model's own probabilities")
+    display.sentences(
+        f"{onnx}: at most {difference:.1g} from the model's own probabilities"
+    )
 
 # %% [markdown]
 # ## One image at a time

@@ -18,7 +18,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 from bonelib.config import Config
 from bonelib.data.sample import make_sample
 
-
 # Files whose tests take longest come first: two processes then end at about the same time.
 SLOW_FILES = ("test_whole", "test_faults", "test_scale", "test_copies", "test_benchmarks")
 

@@ -17,9 +17,8 @@ from bonelib.data.sample import make_sample
 from bonelib.evaluation.metrics import compute_metrics
 from bonelib.evaluation.predict import logits, softmax_mean
 from bonelib.external import evaluate_external
-from bonelib.prediction.answers import load_models
 from bonelib.split import label_indices
-from bonelib.storage import read_json
+from bonelib.storage import read_json, write_json
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +27,13 @@ def outcome(trained, tmp_path_factory):
     run, folder = (tmp_path_factory.mktemp(name) for name in ("runs", "external"))
     shutil.copytree(trained.root, run / "run")
     cfg = replace(trained, run=str(run / "run"))
-    data, folds, models = pipeline.audited(cfg), list(pipeline.folds(cfg)), load_models(cfg.root)
+    # as 03_train leaves the model
+    meta = read_json(cfg.root / "model" / "config.json")
+    for name in ("threshold", "class_shares", "gauge", "train_images", "fitted_on"):
+        del meta[name]
+    write_json(cfg.root / "model" / "config.json", meta)
+    data, folds = pipeline.audited(cfg), list(pipeline.folds(cfg))
+    models = [pipeline.trained_model(fold) for fold in folds]
     predictions = scoring.predict_folds(cfg, models, folds)
     baselines = scoring.baseline_predictions(cfg, data, folds)
     before = scoring.evaluate_run(cfg, data, models, folds, predictions, baselines)
@@ -38,7 +43,7 @@ def outcome(trained, tmp_path_factory):
         image = cv2.imread(str(Path(cfg.data) / path), cv2.IMREAD_GRAYSCALE)
         cv2.imwrite(str(place / path.parent / f"{split}.png"), image[:, ::-1])
     cfg = replace(cfg, external=str(place))
-    block = evaluate_external(cfg, data, models, folds, predictions)
+    block = evaluate_external(cfg, data, folds, predictions)
     return cfg, folds[0], models, block, before
 
 
@@ -85,6 +90,6 @@ def test_external_set_of_copies_only_leaves_nothing_to_test_on(outcome, tmp_path
     cfg = replace(cfg, external=str(tmp_path / "copies"))
     data = pipeline.audited(cfg)
     predictions = scoring.predict_folds(cfg, models, [fold])
-    block = evaluate_external(cfg, data, models, [fold], predictions)
+    block = evaluate_external(cfg, data, [fold], predictions)
     assert block["images"] == 0 and "test" not in block
     assert [finding["level"] for finding in block["findings"]] == ["warning", "alarm"]

@@ -17,7 +17,7 @@ from bonelib.messages import DataError, RunError
 from bonelib.split import split_digest
 from bonelib.storage import file_digest, list_files, read_json, write_csv, write_json
 from bonelib.training.checkpoint import fixed_settings
-from tests.builders import encoded, waves
+from tests.builders import encoded, image_folder, waves
 from tests.training.trainee import training_fold
 
 
@@ -301,3 +301,13 @@ def test_images_to_predict_are_those_given_else_the_test_set(trained, tmp_path):
     (tmp_path / "a.png").write_bytes(encoded(waves(), "PNG"))
     given = pipeline.new_images(replace(trained, images=str(tmp_path), data="/absent"))
     assert given == (tmp_path, ["a.png"])
+
+
+def test_classes_that_are_numbers_are_texts_in_every_notebook(tmp_path):
+    data = image_folder(
+        tmp_path / "data", *(f"{grade}/{i}.png" for grade in "01" for i in range(2))
+    )
+    places = {"data": str(data), "run": str(tmp_path / "run"), "cache": str(tmp_path / "cache")}
+    cfg = Config(**places, class_names=("0", "1"))
+    first, again = pipeline.audited(cfg).table, pipeline.audited(cfg).table
+    assert first["label"].tolist() == again["label"].tolist() == ["0", "0", "1", "1"]

@@ -72,8 +72,7 @@ def history(table: pd.DataFrame) -> Figure:
 def ranges(scores: pd.DataFrame, title: str, xlabel: str) -> Figure:
     """Mean and middle 95% of each column of repeated results in 0..1, the last one in colour."""
     mean, limits = scores.mean(), scores.quantile([0.025, 0.975])
-    figure, axis = style.new_chart("data", 1.1 + 0.5 * len(mean), title, xlabel=xlabel)
-    axis.set_xlim(0, 1.1)
+    figure, axis = style.new_chart("data", 1 + len(mean) / 2, title, xlabel=xlabel, xlim=(0, 1.1))
     colours, errors = [GREY] * (len(mean) - 1) + [BLUE], abs(limits - mean).to_numpy()
     bars = axis.barh(mean.index.astype(str), mean, 0.6, xerr=errors, color=colours, alpha=0.7)
     axis.bar_label(bars, fmt="%.2f", padding=4)

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -127,7 +128,8 @@ def fit(
 
             # Checkpoint
             if is_main:
-                print(", ".join(f"{name} {row[name]:.4g}" for name in PROGRESS_COLUMNS))
+                if "ipykernel" not in sys.modules:
+                    print(", ".join(f"{name} {row[name]:.4g}" for name in PROGRESS_COLUMNS))
                 before_checkpoint()
                 write_csv(fold.folder / "history.csv", pd.DataFrame(state.history))
                 checkpoint.save(checkpoints, state)
