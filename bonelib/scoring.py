@@ -80,7 +80,7 @@ def answer_patients(cfg: Config, models: list, root: Path, answers: Path) -> pd.
     Patients are those of `patient_regex`, a metadata.csv beside the images, DICOM headers, or the
     layout; without `images`, those of the data.
     """
-    table = pd.read_csv(answers, keep_default_na=False, dtype={"path": str})
+    table = pd.read_csv(answers, keep_default_na=False, dtype={"path": str, "prediction": str})
     paths = table["path"]
     if cfg.images:
         salt = metadata.patient_salt(cfg.cache)

@@ -130,7 +130,8 @@ display.sentences(f"{len(paths):,} files in {root}, the first: {paths[0]}")
 # %%
 path = archive.answer_archive(cfg, models, root, paths)
 columns = probability_columns(names)
-table = pd.read_csv(path, keep_default_na=False, na_values=dict.fromkeys(columns, ""))
+options = {"keep_default_na": False, "na_values": dict.fromkeys(columns, "")}
+table = pd.read_csv(path, dtype={"prediction": str}, **options)
 table.head(8).round(3)
 
 # %% [markdown]
