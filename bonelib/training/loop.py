@@ -85,7 +85,7 @@ def fit(
             draws.epoch = epoch
             torch.manual_seed(seed_from(cfg.seed, epoch, rank))
             wrapped.train()
-            means, seen, waited = torch.zeros(2, device=device), 0, 0.0
+            means, waited = torch.zeros(2, device=device), 0.0
             shown = progress(batches, f"epoch {epoch + 1}", disable=not is_main)
             epoch_start = step_end = time.perf_counter()
             for step, batch in enumerate(shown):
@@ -108,7 +108,6 @@ def fit(
                 # Means over the epoch, of the loss and of correct predictions
                 correct = (logits.argmax(1) == labels).float().mean()
                 means += torch.stack([loss.detach(), correct]) / steps
-                seen += len(labels) * world
                 step_end = time.perf_counter()
 
             # Validation and history
@@ -120,7 +119,7 @@ def fit(
             row |= {"train_loss": train_loss, "train_accuracy": train_accuracy}
             row |= _validate(ema.module, fold, accelerator)
             row["val_accuracy_raw"] = _validate(net, fold, accelerator)["val_accuracy"]
-            row |= {"seconds": seconds, "images_per_second": seen / seconds}
+            row |= {"seconds": seconds, "images_per_second": steps * len(labels) * world / seconds}
             row["data_wait"] = waited / seconds
             state.history.append(row)
             if state.best is row:
