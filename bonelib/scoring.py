@@ -134,7 +134,8 @@ def compare_runs(folder: Path) -> pd.DataFrame:
         if model_changed(path.parent, found):
             metrics = dict.fromkeys(COMPARED_RUNS, "not evaluated")
         rows[path.parent.name] = settings | metrics
-    table = pd.DataFrame(rows.values(), index=list(rows), dtype=object).fillna("default")
+    table = pd.DataFrame(list(rows.values()), index=list(rows), dtype=object)
+    table = table.where(table.notna(), "default")
     differing = [c for c in table if c in COMPARED_RUNS or table[c].astype(str).nunique() > 1]
     return table[differing]
 

@@ -37,8 +37,8 @@ def review_table(table: pd.DataFrame, fold: Fold, x: np.ndarray) -> pd.DataFrame
     is_doubted, p = disagreements(x[rows], fold.labels[rows], groups, len(names))
     paths = fold.splits["path"].to_numpy()[rows[is_doubted]]
     judged = [f"{names[q.argmax()]} by a classifier ({q.max():.0%}); " for q in p[is_doubted]]
-    copied = np.where(has_issue(table, "conflict"), "copies have different labels; ", "")
-    scored = np.where(has_issue(table, "t_score"), "another class by the T-score; ", "")
+    copied = has_issue(table, "conflict").map({True: "copies have different labels; ", False: ""})
+    scored = has_issue(table, "t_score").map({True: "another class by the T-score; ", False: ""})
     by_model = table["path"].map(dict(zip(paths, judged, strict=True))).fillna("")
     known = table.assign(reason=(copied + scored + by_model).str.removesuffix("; "), decision="")
     doubtful = known[(known["reason"] != "") & ~has_issue(known, "reviewed", "excluded")]
