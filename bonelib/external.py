@@ -40,8 +40,8 @@ def evaluate_external(cfg: Config, data: Audited, folds, predictions) -> dict:
         images, _ = cached_images(catalog.root, list(rows["path"]), cfg.image_size, cfg.cache)
         block |= _results(cfg, images, rows, models, predictions)
     block["findings"] = [asdict(finding) for finding in _findings(block)]
-    metrics = read_json(cfg.root / "metrics.json")
-    write_json(cfg.root / "metrics.json", metrics | {"external": block})
+    path = cfg.root / "metrics.json"
+    write_json(path, read_json(path) | {"external": block})
     return block
 
 

@@ -136,8 +136,8 @@ def find_files(folder: Path, hidden: tuple = HIDDEN, above: tuple = ()) -> Itera
     shown = [entry for entry in os.scandir(folder) if not entry.name.startswith(hidden)]
     for entry in sorted(shown, key=lambda entry: entry.name):
         path = folder / entry.name
-        is_broken = entry.is_symlink() and not path.exists()
-        if is_broken or not entry.is_dir():
+        # a broken link is a file that cannot be read
+        if (entry.is_symlink() and not path.exists()) or not entry.is_dir():
             yield path
         elif not any(folder.is_relative_to(path.resolve()) for folder in above):
             yield from find_files(path, hidden, above)

@@ -28,8 +28,8 @@ def _ends(name: str, value: float, draws: np.ndarray, groups: float) -> tuple[fl
     """The interval of a metric, or of a "difference", that rests on so many groups.
 
     Losses and differences: percentiles, expanded for few groups (Hesterberg 2015, doi
-    10.1080/00031305.2015.1089789). Bounded metrics: a t interval on the logit scale, which keeps
-    its coverage near the ends.
+    10.1080/00031305.2015.1089789). Rates of a class: Wilson's interval. Other bounded metrics: a t
+    interval on the logit scale, which keeps its coverage near the ends.
     """
     quantile, expansion = stdtrit(groups - 1, 0.025), np.sqrt(groups / (groups - 1))
     if name in (*LOSSES, "difference"):
@@ -44,6 +44,9 @@ def _ends(name: str, value: float, draws: np.ndarray, groups: float) -> tuple[fl
     # At an end of the scale no resample differs: use the interval of a proportion.
     if min(share, 1 - share) < 1e-9:
         low, high = wilson_interval(share, groups)
+    elif name in ("sensitivity", "specificity", "ppv", "npv"):
+        # as many independent cases as have this variance
+        low, high = wilson_interval(share, share * (1 - share) / max(draws.var(), 1e-9))
     else:
         margin = -quantile * draws.std() * expansion / length / (share * (1 - share))
         low, high = expit(logit(share) - margin), expit(logit(share) + margin)

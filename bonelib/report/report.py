@@ -25,7 +25,7 @@ LIMITS = (
     "a published hip model fell from AUROC 0.87 to 0.70 on external data.",
 )
 # Metadata columns that name a hospital or another cluster.
-SITE_COLUMNS = {"site", "hospital", "centre", "center", "scanner", "device"}
+SITES = {"site", "hospital", "centre", "center", "scanner", "device"}
 ARTIFACTS = ("catalog", "splits", "predictions", "audit", "metrics", "explain", "config")
 
 
@@ -96,9 +96,8 @@ def _checklist(content: dict) -> list[dict[str, str]]:
     """The rows of checklist.csv, with `answer`: a section, or "" where the run has none."""
     metrics, model = content["metrics"] or {}, content["model"] or {}
     known = {name: content[name] for name in (*ARTIFACTS, "model", "history")}
-    subgroups = metrics.get("subgroups", {})
-    known |= {"subgroups": subgroups, "gauge": model.get("gauge"), "": "always"}
-    known |= {"external": metrics.get("external"), "site": SITE_COLUMNS & set(subgroups)}
+    known |= {"subgroups": metrics.get("subgroups"), "gauge": model.get("gauge"), "": "always"}
+    known |= {"external": metrics.get("external"), "site": SITES & {*metrics.get("subgroups", {})}}
     known["characteristics"] = next(iter(content.get("characteristics", {}).values()), None)
     present = [name for name, value in known.items() if value is not None and len(value)]
     items = pd.read_csv(REPORT_FOLDER / "checklist.csv", dtype=str, keep_default_na=False)

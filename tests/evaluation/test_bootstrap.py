@@ -66,6 +66,11 @@ def expected_interval(name, value, draws, n):
     if name in LOSSES:
         tail = stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf(0.025, n - 1))
         return np.quantile(draws, tail), np.quantile(draws, 1 - tail)
+    if name in PER_CLASS[:4]:
+        # Wilson's interval, written as the roots of its quadratic equation
+        cases, z2 = value * (1 - value) / draws.var(), stats.norm.ppf(0.975) ** 2
+        roots = np.roots([1 + z2 / cases, -(2 * value + z2 / cases), value**2])
+        return min(roots), max(roots)
     a, b = (-1, 1) if name == "quadratic_kappa" else (0, 1)
     p = (value - a) / (b - a)
     spread = draws.std() * np.sqrt(n / (n - 1)) / (b - a)
