@@ -125,8 +125,8 @@ display.sentences(
 )
 
 # %% [markdown]
-# Every one of these groups lets the model recognise a patient instead of reading bone.
-# The test result is then too good, and nobody notices.
+# Each such group, if there is one, lets the model recognise a patient instead of
+# reading bone. The test result is then too good, and nobody notices.
 #
 # ## A split that holds
 #

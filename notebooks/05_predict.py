@@ -54,7 +54,7 @@ from bonelib import colab, display, pipeline, scoring
 from bonelib.data.quality import read_for_model
 from bonelib.evaluation import gradcam
 from bonelib.evaluation.predict import probability_columns
-from bonelib.messages import RunError
+from bonelib.messages import DataError, RunError
 from bonelib.plots.training import image_grid
 from bonelib.prediction import answers, app, archive, export
 from bonelib.report.report import LIMITS
@@ -150,12 +150,16 @@ table["prediction"].value_counts().to_frame("images")
 # headers), the probabilities of their images are averaged:
 
 # %%
-by_patient = scoring.answer_patients(cfg, models, root, path)
+by_patient = pd.DataFrame()
+try:
+    by_patient = scoring.answer_patients(cfg, models, root, path)
+except DataError as error:
+    display.sentences(f"no table by patient: {error}")
 by_patient.head(8).round(3)
 
 # %% [markdown]
-# A patient without an image that the model accepts is referred. The file is beside
-# `answers.csv`.
+# A patient without an image that the model accepts is referred. The table is
+# `answers_by_patient.csv`, beside `answers.csv`; if it is empty, no patients are known.
 #
 # ## What it refers to a person
 #
