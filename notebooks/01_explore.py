@@ -53,7 +53,6 @@ import pandas as pd
 from bonelib import colab, display, pipeline
 from bonelib.config import present_classes
 from bonelib.data.catalog import has_issue, usable
-from bonelib.plots import audit as audit_plots
 from bonelib.plots import training as plots
 from bonelib.plots.style import GREY, MAGENTA, class_colours, draw_intervals, new_chart
 
@@ -166,13 +165,29 @@ display.show(figure, cfg, "images")
 # set and one in the test set, the test result is worthless.
 
 # %%
-figure = audit_plots.clusters(found.audit, readable, found.thumbnails)
+clusters = sorted(
+    found.audit["clusters"], key=lambda c: (not c["conflict"], c["confidence"])
+)
+position = {path: row for row, path in enumerate(readable["path"])}
+rows, captions, colours = [], [], []
+for cluster in clusters[:8]:
+    kinds = f"{', '.join(cluster['kinds'])}: {cluster['confidence']:.2f}"
+    texts = [f"one of {len(cluster['paths'])}", kinds]
+    for path, label, text in zip(
+        cluster["paths"], cluster["labels"], texts, strict=False
+    ):
+        rows.append(position[path])
+        captions.append(f"{label}\n{text}")
+        colours.append(MAGENTA if cluster["conflict"] else GREY)
+title = f"{len(clusters):,} clusters of copies, {len(rows) // 2} shown"
+figure = plots.image_grid(found.thumbnails[rows], captions, colours, title=title)
 display.show(figure, cfg, "copies")
 
 # %% [markdown]
-# Each row above is one cluster: a set of copies, with their kind and how certain the
-# comparison is (1 is certain). Coloured labels contradict each other; no row means that
-# no copies were found. Look at the least certain ones: are they really the same image?
+# Side by side are two images of one cluster: a set of copies. Below are their labels,
+# what was done to one to get the other, and how certain the comparison is (1 is
+# certain); the least certain come first. Coloured frames mean that the labels contradict
+# each other; no image means that no copies were found. Are they really the same image?
 # What was done with them:
 
 # %%

@@ -8,8 +8,8 @@ import pytest
 from matplotlib.text import Text
 
 from bonelib.config import CLASSES
-from bonelib.plots import audit, evaluation, training
-from tests.builders import audit_results, evaluate, predictions_table, waves
+from bonelib.plots import evaluation, training
+from tests.builders import evaluate, predictions_table, waves
 
 CLASS_SETS = [
     ("Normal", "Osteoporosis"),
@@ -25,15 +25,13 @@ def make_figures(names):
     table = predictions_table(class_names=names)
     plain = table[table["tta"] == "plain"].assign(draws=1)
     metrics = evaluate(table, names, resamples=30)
-    results = audit_results()
-    for cluster in results["clusters"]:
-        cluster["labels"] = [names[i % len(names)] for i in range(len(cluster["labels"]))]
-    paths = [path for cluster in results["clusters"] for path in cluster["paths"]]
+    captions = [names[i % len(names)] for i in range(6)]
+    copies = [f"{caption}\nmirrored; resized: 0.91" for caption in captions]
     pixels = np.stack([waves(seed, (16, 16)) for seed in range(6)])
     return {
         "counts": training.class_counts(plain, names, "split"),
-        "grid": training.image_grid(pixels, [names[i % len(names)] for i in range(6)]),
-        "clusters": audit.clusters(results, pd.DataFrame({"path": paths}), pixels),
+        "grid": training.image_grid(pixels, captions),
+        "copies": training.image_grid(pixels, copies, ["red"] * 6, title="Copies"),
         "confusion": evaluation.confusion_matrices(metrics["confusion"], names),
     }
 
