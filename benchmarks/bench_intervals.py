@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bonelib.config import CLASSES
-from bonelib.evaluation.bootstrap import intervals, unpaired
+from bonelib.evaluation.bootstrap import difference, intervals
 from bonelib.evaluation.metrics import compute_metrics
 from bonelib.evaluation.predict import probability_columns
 from bonelib.evaluation.subgroups import catalog_results
@@ -79,7 +79,8 @@ def all_results(test_set: TestSet, other: TestSet, **sampling: int) -> dict[str,
     by_patient = patient_results(test_set, **sampling)
     found |= {f"{name} by patient": by_patient[name] for name in PATIENT_METRICS}
     found["sensitivity"] = screening_results(test_set, **sampling)
-    found["external"] = unpaired(test_set, other, CLASSES, **sampling)["auroc"]
+    apart = difference(other, test_set, CLASSES, paired=False, **sampling)
+    found["external"] = apart["auroc"]
     y, probabilities, _ = test_set
     alone = intervals(y, probabilities, np.arange(len(y)), CLASSES, **sampling)
     return found | {"accuracy by image": alone["accuracy"]}

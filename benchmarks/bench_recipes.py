@@ -34,7 +34,7 @@ from bonelib.evaluation.baselines import (
     logistic_regression,
     texture_features,
 )
-from bonelib.evaluation.bootstrap import intervals, paired
+from bonelib.evaluation.bootstrap import difference, intervals
 from bonelib.evaluation.findings import format_interval
 from bonelib.evaluation.metrics import compute_metrics
 from bonelib.evaluation.predict import predict_splits, prediction_table, probability_columns
@@ -127,7 +127,8 @@ def table_row(cfg: Config, name: str, table: pd.DataFrame, base: pd.DataFrame) -
     y, groups = label_indices(table["label"], class_names), table["group"]
     probabilities, others = table[columns].to_numpy(), base[columns].to_numpy()
     results = intervals(y, probabilities, groups, class_names, cfg.resamples)
-    change = paired(y, probabilities, others, groups, class_names, resamples=cfg.resamples)
+    pair = (y, probabilities, groups), (y, others, groups)
+    change = difference(*pair, class_names, cfg.resamples)
     by_seed = [
         compute_metrics(y[rows], probabilities[rows], class_names)["macro_f1"]
         for rows in table.groupby("seed").indices.values()

@@ -105,29 +105,17 @@ def intervals(
     return map_leaves(leaf, weighted_scores(labels, checked, weights, class_names))
 
 
-def unpaired(first: tuple, second: tuple, class_names, resamples=1000, seed=0) -> dict:
-    """Differences second minus first as {"value", "low", "high"}, 95%, of two sets of patients.
+def difference(first, second, class_names, resamples=1000, seed=0, paired=True) -> dict:
+    """Every metric of `first` minus that of `second` as {"value", "low", "high"}, 95%.
 
-    first, second: labels (N,), probabilities (N, K) and groups (N,).
+    first, second: labels (N,), probabilities (N, K) and groups (N,). paired: of the same images,
+    resampled together; if not, of two sets of patients, resampled independently.
     """
-    scores = []
-    # other draws for each of the two
+    scores, counts = [], []
     for number, (y, probabilities, groups) in enumerate((first, second)):
         labels, checked = check_inputs(y, probabilities)
-        weights = _resample(np.asarray(groups).astype(str), resamples, seed + number)
+        names = np.asarray(groups).astype(str)
+        weights = _resample(names, resamples, seed if paired else seed + number)
         scores.append(weighted_scores(labels, checked, weights, class_names))
-    fewest = min(effective_groups(y, groups) for y, _, groups in (first, second))
-    return map_leaves(lambda _, one, other: _leaf("difference", other - one, fewest), *scores)
-
-
-def paired(y, a, b, groups, class_names, **sampling) -> dict:
-    """Differences a minus b as {"value", "low", "high"}, 95%, on the same resamples of groups.
-
-    a, b: probabilities (N, K) of two models for the same images. sampling: `resamples` and `seed`.
-    """
-    (labels, first), (_, second) = check_inputs(y, a), check_inputs(y, b)
-    names = np.asarray(groups).astype(str)
-    weights, count = _resample(names, **sampling), len(set(names))
-    ours = weighted_scores(labels, first, weights, class_names)
-    others = weighted_scores(labels, second, weights, class_names)
-    return map_leaves(lambda _, one, other: _leaf("difference", one - other, count), ours, others)
+        counts.append(len(set(names)) if paired else effective_groups(labels, names))
+    return map_leaves(lambda _, a, b: _leaf("difference", a - b, min(counts)), *scores)

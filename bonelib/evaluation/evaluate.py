@@ -9,7 +9,7 @@ from sklearn.metrics import confusion_matrix
 
 from bonelib.config import Config
 from bonelib.evaluation import calibration
-from bonelib.evaluation.bootstrap import intervals, paired
+from bonelib.evaluation.bootstrap import difference, intervals
 from bonelib.evaluation.findings import performance_findings
 from bonelib.evaluation.metrics import compute_metrics
 from bonelib.evaluation.predict import Arrays, select_rows, to_arrays
@@ -53,11 +53,11 @@ def _compare(arrays: dict[str, Arrays], options: dict) -> dict:
             out["test"][name], out["confusion"][name] = results, matrix.tolist()
             out["ordinal"][name] = _distances(matrix)
         else:
-            difference = paired(y, plain, probabilities, groups, **options)
-            out["baselines"][name], out["differences"][f"model_minus_{name}"] = results, difference
+            ours = difference(arrays["plain"], arrays[name], **options)
+            out["baselines"][name], out["differences"][f"model_minus_{name}"] = results, ours
     if "tta" in arrays:
-        difference = paired(y, arrays["tta"][1], plain, groups, **options)
-        out["differences"]["tta_minus_plain"] = difference
+        gain = difference(arrays["tta"], arrays["plain"], **options)
+        out["differences"]["tta_minus_plain"] = gain
     return out
 
 

@@ -113,7 +113,9 @@ def test_intervals_agree_with_a_bootstrap_written_out():
 def test_differences_agree_with_a_bootstrap_written_out():
     y, probabilities, group = draw_predictions(14, 26)
     other, every = probabilities[:, [0, 2, 1]], np.arange(len(y))
-    results = bootstrap.paired(y, probabilities, other, group, CLASSES, resamples=24, seed=4)
+    results = bootstrap.difference(
+        (y, probabilities, group), (y, other, group), CLASSES, resamples=24, seed=4
+    )
     rows = [np.repeat(every, times) for times in resampled(group, 24, 4)]
     draws = [[written_out(y, p, r) for r in rows] for p in (probabilities, other)]
     whole = [written_out(y, p, every) for p in (probabilities, other)]
@@ -210,7 +212,9 @@ def test_degenerate_input_gives_a_value_or_none_and_no_warning(y, probabilities)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         results = bootstrap.intervals(y, probabilities, group, CLASSES, resamples=60)
-        bootstrap.paired(y, probabilities, probabilities, group, CLASSES, resamples=60)
+        bootstrap.difference(
+            (y, probabilities, group), (y, probabilities, group), CLASSES, resamples=60
+        )
     for _, _, leaf in leaves(results):
         assert all(number is None or np.isfinite(number) for number in leaf.values())
     assert results["accuracy"]["value"] == np.mean(np.argmax(probabilities, 1) == y)
@@ -222,7 +226,9 @@ def test_fewer_than_twenty_resamples_give_no_interval(resamples, known):
     y, probabilities = np.array([0, 1, 2, 0, 1, 2]), np.eye(3)[[0, 1, 2, 1, 2, 0]]
     group, options = np.arange(6), {"resamples": resamples}
     results = bootstrap.intervals(y, probabilities, group, CLASSES, **options)
-    gap = bootstrap.paired(y, probabilities, np.eye(3)[y], group, CLASSES, **options)
+    gap = bootstrap.difference(
+        (y, probabilities, group), (y, np.eye(3)[y], group), CLASSES, **options
+    )
     for leaf in (results["accuracy"], results["brier"], gap["accuracy"]):
         assert (leaf["low"] is not None) is (leaf["high"] is not None) is known
 
@@ -232,7 +238,7 @@ def test_one_group_gives_no_interval_and_two_groups_do():
     probabilities = np.eye(3)[[0, 1, 2, 1, 2, 0]] * 0.7 + 0.1
     for group, known in ((np.zeros(6), False), (np.array([0, 0, 0, 1, 1, 1]), True)):
         results = bootstrap.intervals(y, probabilities, group, CLASSES)
-        gap = bootstrap.paired(y, probabilities, np.eye(3)[y], group, CLASSES)
+        gap = bootstrap.difference((y, probabilities, group), (y, np.eye(3)[y], group), CLASSES)
         for leaf in (results["accuracy"], results["brier"], gap["accuracy"]):
             assert (leaf["low"] is not None) is (leaf["high"] is not None) is known
             assert not known or leaf["low"] <= leaf["value"] <= leaf["high"]
@@ -294,7 +300,7 @@ def test_seed_decides_the_resamples_and_1000_of_seed_0_are_the_default():
         other = probabilities[:, ::-1]
         return (
             bootstrap.intervals(y, probabilities, group, CLASSES, **options),
-            bootstrap.paired(y, probabilities, other, group, CLASSES, **options),
+            bootstrap.difference((y, probabilities, group), (y, other, group), CLASSES, **options),
         )
 
     assert both() == both(resamples=1000, seed=0)
@@ -303,7 +309,9 @@ def test_seed_decides_the_resamples_and_1000_of_seed_0_are_the_default():
 
 def test_model_paired_with_itself_differs_by_nothing():
     y, probabilities, group = draw_predictions(6)
-    results = bootstrap.paired(y, probabilities, probabilities, group, CLASSES, resamples=50)
+    results = bootstrap.difference(
+        (y, probabilities, group), (y, probabilities, group), CLASSES, resamples=50
+    )
     assert set(results["auroc"].values()) == {0.0}
 
 
@@ -312,13 +320,13 @@ def test_pairing_narrows_the_interval_of_a_difference():
     other = (probabilities * [1.1, 1, 1]) ** (1 / 1.2)
     other /= other.sum(1, keepdims=True)
     alone = bootstrap.intervals(y, probabilities, group, CLASSES)["accuracy"]
-    gap = bootstrap.paired(y, probabilities, other, group, CLASSES)["accuracy"]
+    gap = bootstrap.difference((y, probabilities, group), (y, other, group), CLASSES)["accuracy"]
     assert gap["high"] - gap["low"] < 0.5 * (alone["high"] - alone["low"])
 
 
 def test_difference_between_two_sets_of_patients_has_the_width_of_both():
     first, second = draw_predictions(seed=1), draw_predictions(seed=2)
-    found = bootstrap.unpaired(first, second, CLASSES, resamples=2000)["accuracy"]
+    found = bootstrap.difference(second, first, CLASSES, 2000, paired=False)["accuracy"]
     alone = [bootstrap.intervals(*arrays, CLASSES)["accuracy"] for arrays in (first, second)]
     assert found["value"] == pytest.approx(alone[1]["value"] - alone[0]["value"])
     widths = [leaf["high"] - leaf["low"] for leaf in alone]
@@ -327,5 +335,5 @@ def test_difference_between_two_sets_of_patients_has_the_width_of_both():
 
 def test_difference_of_a_set_to_itself_is_drawn_independently():
     arrays = draw_predictions(seed=1)
-    found = bootstrap.unpaired(arrays, arrays, CLASSES)["macro_f1"]
+    found = bootstrap.difference(arrays, arrays, CLASSES, paired=False)["macro_f1"]
     assert found["value"] == 0 and found["low"] < -0.01 and found["high"] > 0.01
