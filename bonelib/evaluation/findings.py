@@ -33,17 +33,15 @@ def format_interval(leaf: dict | None, signed: bool = False) -> str:
     return f"{texts[0]} ({texts[1]} to {texts[2]})"
 
 
-def above_chance(auroc: dict) -> bool | None:
-    """Whether an AUROC is above chance (0.5); None if its interval is too wide to say no."""
-    low, high = auroc["low"], auroc["high"]
-    if low is None or (low <= 0.5 and high - low > MAX_WIDTH):
-        return None
-    return bool(low > 0.5)
-
-
 def against_chance(auroc: dict, above: Finding, below: Finding, unclear: str) -> Finding:
-    """Which of the findings holds, a warning where it is `unclear`, followed by the AUROC."""
-    found = {True: above, False: below, None: Finding("warning", unclear)}[above_chance(auroc)]
+    """Which of the findings holds, followed by the AUROC.
+
+    A warning that it is `unclear` where the interval holds 0.5 and is too wide to say no.
+    """
+    low, high = auroc["low"], auroc["high"]
+    found = above if low is not None and low > 0.5 else below
+    if low is None or (low <= 0.5 and high - low > MAX_WIDTH):
+        found = Finding("warning", unclear)
     return Finding(found.level, f"{found.text} (AUROC {format_interval(auroc)}; chance is 0.50).")
 
 
