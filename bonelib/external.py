@@ -11,7 +11,7 @@ from bonelib.config import Config
 from bonelib.data.cache import cached_images
 from bonelib.data.catalog import load_catalog, usable
 from bonelib.evaluation import predict
-from bonelib.evaluation.bootstrap import intervals, unpaired
+from bonelib.evaluation.bootstrap import difference, intervals
 from bonelib.evaluation.evaluate import describe_calibration
 from bonelib.evaluation.findings import format_interval
 from bonelib.messages import Finding
@@ -32,8 +32,8 @@ def evaluate_external(cfg: Config, data: Audited, folds, predictions) -> dict:
     """
     # calibrated since `predictions` were made
     models = load_models(cfg.root)
-    theirs = replace(cfg, data=cfg.external, class_names=folds[0].class_names, metadata="")
-    catalog = load_catalog(replace(theirs, given_split="ignore"))
+    theirs = replace(cfg, data=cfg.external, metadata="", given_split="ignore")
+    catalog = load_catalog(replace(theirs, class_names=folds[0].class_names))
     rows, copies = _without_copies(catalog.thumbnails, audit(catalog, theirs)[0], data, folds)
     block: dict = {"data": cfg.external, "copies": copies, "images": len(rows)}
     if len(rows):
@@ -67,10 +67,11 @@ def _results(cfg: Config, images, rows: pd.DataFrame, models, predictions) -> di
     y, groups = label_indices(rows["label"], names), rows["group"].to_numpy()
     internal = predict.to_arrays(predict.select_rows(predictions, "plain", "test"), names)
     options = {"class_names": names, "resamples": cfg.resamples, "seed": cfg.seed}
+    apart = {**options, "paired": False}
     return {
         "rejected": sum(map(bool, rejected_by_all(models, images))),
         "test": intervals(y, plain, groups, **options),
-        "external_minus_internal": unpaired(internal, (y, plain, groups), **options),
+        "external_minus_internal": difference((y, plain, groups), internal, **apart),
         "calibration": describe_calibration((y, calibrated, groups), names),
     }
 
