@@ -179,9 +179,10 @@ def test_one_run_is_shown_and_none_is_an_empty_table(tmp_path):
 
 
 def patient_images(folder):
-    """Four images of two patients whom their names give, one of whom a DICOM header gives, too."""
+    """Three images of two patients by their names, one of unknown, and DICOM with and without."""
     image_folder(folder, "7_left.png", "7_right.png", "8_left.png", "notes.png")
-    (folder / "9.dcm").write_bytes(dicom_file(PatientID="someone"))
+    for number, patient in enumerate(("someone", "ANONYMOUS", "ANONYMOUS")):
+        (folder / f"{number}.dcm").write_bytes(dicom_file(PatientID=patient))
     return folder
 
 

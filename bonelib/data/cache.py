@@ -11,7 +11,6 @@ import pandas as pd
 
 from bonelib import storage
 from bonelib.data import dicom, images, metadata
-from bonelib.data.patients import PLACEHOLDER
 from bonelib.messages import DataError, RunError
 
 Decoded = tuple[np.ndarray, pd.DataFrame]
@@ -28,7 +27,6 @@ def cached_images(root: str | Path, paths: Sequence[str], size: int, folder: str
     root, folder = Path(root), Path(folder)
     stamps = [(path, *storage.stamp(root / path)) for path in paths]
     depends_on = [images.DECODING_VERSION, dicom.installed_readers(), str(root.resolve()), stamps]
-    depends_on.append(PLACEHOLDER.pattern)
     stem = folder / f"{storage.text_digest(json.dumps(depends_on), 20)}-{size}"
     try:
         files = [root / path for path in paths]
@@ -81,5 +79,4 @@ def _decode(square: np.ndarray, path: Path, salt: bytes) -> dict:
     except DataError as error:
         return facts | {"status": f"unreadable: {error}"}
     square[:] = images.letterbox(image, len(square))
-    patient = "" if PLACEHOLDER.fullmatch(found["patient"].strip()) else found["patient"]
-    return facts | found | {"patient": metadata.hash_patient(patient, salt)}
+    return facts | found | {"patient": metadata.hash_patient(found["patient"], salt)}

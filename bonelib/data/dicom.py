@@ -10,6 +10,10 @@ import numpy as np
 
 from bonelib.messages import DataError
 
+# What is written where no patient is known.
+PLACEHOLDER = re.compile(
+    r"(?i)[\W_]*|0+|xx+|n/?a|nan|nil|none|null|unk(nown)?|missing|anon(ym\w*)?|not \w+|no (id|name)"
+)
 # The transfer syntax of files that are compressed in one piece.
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 # Of a file that does not say it: by implicit types and little endian.
@@ -39,13 +43,13 @@ def is_dicom(path: Path) -> bool:
 
 
 def patient_id(path: Path) -> str:
-    """The PatientID of a DICOM file; empty if it has none, or is no DICOM file that can be read."""
+    """The PatientID of a DICOM file; empty if none is known, or it cannot be read as DICOM."""
     # damaged files raise most kinds of error; pydicom may not be installed
     with suppress(Exception):
         from pydicom import dcmread
 
         if is_dicom(path):
-            return str(dcmread(path, force=True, stop_before_pixels=True).get("PatientID") or "")
+            return _patient(dcmread(path, force=True, stop_before_pixels=True))
     return ""
 
 
@@ -88,8 +92,12 @@ def _dicom_facts(dataset, max_pixels: int) -> dict:
         raise DataError(f"holds {frames} frames, expected one: export a single frame")
     if width * height > max_pixels:
         raise DataError(f"declares {width}x{height} pixels, more than {max_pixels:,}")
-    patient = str(dataset.get("PatientID") or "")
-    return {"width": width, "height": height, "format": "DICOM", "patient": patient}
+    return {"width": width, "height": height, "format": "DICOM", "patient": _patient(dataset)}
+
+
+def _patient(dataset) -> str:
+    patient = str(dataset.get("PatientID") or "").strip()
+    return "" if PLACEHOLDER.fullmatch(patient) else patient
 
 
 def _values(dataset) -> np.ndarray:

@@ -18,14 +18,14 @@ MAX_PIXELS = 89_000_000
 # Of a file: four channels of 16 bits, uncompressed.
 MAX_BYTES = 8 * MAX_PIXELS
 # A change makes every cache again.
-DECODING_VERSION = 5
+DECODING_VERSION = 6
 # Difference between the channels of a pixel above which it is clearly coloured. At 32 each of 138
 # spine printouts has at least 0.8% coloured pixels, none of 174 knees has any, and ten photos have
 # over 33%. At 40 dull photos come down to 25%, the limit of a photo; at 24 the noise of a colour
 # camera (standard deviation 5) counts as an overlay.
 COLOUR_DIFFERENCE = 32
-# Values are few if they are under this percentage, and far outside from this many times the range
-# of all others on.
+# Outliers in `stretch`: at most FEW percent at either end, at least FAR times the range of all
+# others away from them.
 FEW, FAR = 1, 2
 # A colour JPEG is reduced no further: at an eighth, thin coloured lines fade to grey, and decoding
 # is no faster.

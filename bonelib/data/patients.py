@@ -6,13 +6,10 @@ from pathlib import PurePosixPath
 import pandas as pd
 
 from bonelib.config import Config
+from bonelib.data.dicom import PLACEHOLDER
 from bonelib.data.folders import GIVEN_SPLIT, class_of
 from bonelib.messages import Finding
 
-# What is written where no patient is known.
-PLACEHOLDER = re.compile(
-    r"(?i)[\W_]*|0+|xx+|n/?a|nan|nil|none|null|unk(nown)?|missing|anon(ym\w*)?|not \w+|no (id|name)"
-)
 # The patient at the start of file names: 2144657_study1_1.jpg, OP130_2.png, patient-7_left.png.
 PATIENT_NAME = r"(?i)^(\d{4,}|[a-z]{1,8}[_-]?\d{3,}|(?:patient|pat|subject|sub|case|p)[_-]?\d+)[_-]"
 # Images that one patient has on average, at most; fewest images and patients of such a layout.
@@ -51,12 +48,11 @@ def patients_of_layout(paths: pd.Series, cfg: Config, findings: list) -> pd.Seri
     # numbers that no folder has twice are those of images, from 1 on in each class
     if not numbers[starts != ""].duplicated().any():
         starts[:] = ""
-    for patients, share in [*((level, 1) for level in levels), (starts, 0.9)]:
+    for patients, most in [(level, 1.0) for level in levels] + [(starts, 0.9)]:
         images = patients[patients != ""]
         count, size = images.nunique(), len(images)
-        if size >= max(MIN_IMAGES, len(paths) / 2) and (
-            max(MIN_PATIENTS, size / MOST_EACH) <= count < share * size
-        ):
+        is_common = size >= max(MIN_IMAGES, len(paths) / 2)
+        if is_common and max(MIN_PATIENTS, size / MOST_EACH) <= count < most * size:
             text = "No patients are given, but folders or file names look like them, e.g. in "
             text += f"{paths[images.index[0]]!r}: {size:,} of {len(paths):,} images are grouped "
             text += f"as {count:,} patients. patient_regex = none (BONELIB_PATIENT_REGEX) turns "
@@ -66,7 +62,7 @@ def patients_of_layout(paths: pd.Series, cfg: Config, findings: list) -> pd.Seri
 
 
 def crowded_patients(table: pd.DataFrame) -> list[Finding]:
-    """A warning if patients have more than a tenth of all images, or images of every class."""
+    """A warning if a patient has over a tenth of all images, or some of each of three classes."""
     patients = table[table["patient"] != ""].groupby("patient")
     sizes, classes = patients.size(), patients["label"].nunique()
     is_large = sizes > max(MIN_IMAGES - 1, 0.1 * len(table))
