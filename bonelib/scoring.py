@@ -21,7 +21,7 @@ from bonelib.messages import Finding, sort_findings
 from bonelib.pipeline import Audited, audited, folds, trained_model
 from bonelib.prediction.answers import combine_patients, load_models, models_digest
 from bonelib.report.report import model_changed
-from bonelib.split import Fold, class_shares
+from bonelib.split import Fold
 from bonelib.storage import read_json, write_csv, write_json
 from bonelib.training.device import processes
 from bonelib.training.model import TrainedModel, amend_model, model_folders
@@ -44,13 +44,13 @@ def baseline_predictions(cfg: Config, data: Audited, folds: list[Fold]) -> pd.Da
 
 
 def evaluate_run(cfg, data, models, folds, predictions, baselines) -> dict:
-    """metrics.json, after the test set was read, beside predictions.csv.
+    """The content of metrics.json, written beside predictions.csv; the reading is counted.
 
     data: Audited. models, folds: of the run. predictions, baselines: tables of `predict_folds` and
     `baseline_predictions`. Calibration goes into the models' config.json.
     """
     class_names, digest = folds[0].class_names, models_digest(models)
-    shares = np.array(class_shares(folds[0].splits, class_names))
+    shares = folds[0].class_shares
     metrics = evaluate(predictions, class_names, cfg, baselines, data.table, shares)
     ledger = Path(cfg.mirror or cfg.run).parent / "test_reads.json"
     reads = count_test_reads(predictions, digest, ledger)
@@ -151,10 +151,10 @@ def _pooled(cfg: Config, tables: list[pd.DataFrame], folds: list[Fold]) -> pd.Da
 
 def _calibrate(cfg: Config, folds: list[Fold], predictions: pd.DataFrame) -> None:
     """Write into each model's config.json what validation gave, and what its images look like."""
-    shares = [np.array(class_shares(fold.splits, fold.class_names)) for fold in folds]
-    learnt = fit_on_validation(predictions, folds[0].class_names, shares[0], cfg.target)
-    for fold, fold_shares in zip(folds, shares, strict=True):
+    first = folds[0]
+    learnt = fit_on_validation(predictions, first.class_names, first.class_shares, cfg.target)
+    for fold in folds:
         train = fold.rows("train")
-        facts = {"class_shares": fold_shares.tolist(), "train_images": len(train)}
+        facts = {"class_shares": fold.class_shares.tolist(), "train_images": len(train)}
         gauge = fit_gauge(fold.images[train])
         amend_model(fold.folder / "model", **learnt, **facts, gauge=gauge)

@@ -38,6 +38,14 @@ class Fold:
         """(N,) positions in `class_names`."""
         return label_indices(self.splits["label"], self.class_names)
 
+    @property
+    def class_shares(self) -> np.ndarray:
+        """(2, K): of the classes in what the loss learns from (draws times their weights), and in
+        the training images."""
+        counts, drawn = _class_counts(self.splits, self.class_names)
+        learnt = drawn * class_weights(self.splits, self.cfg.balance, self.class_names)
+        return np.stack([learnt / learnt.sum(), counts / counts.sum()])
+
     def rows(self, *names: str) -> np.ndarray:
         """The positions of the rows in the splits with these names."""
         return np.flatnonzero(self.splits["split"].isin(names))
@@ -106,16 +114,10 @@ def class_weights(splits: pd.DataFrame, balance: str, class_names: tuple) -> np.
     """
     if balance == "none":
         return np.ones(len(class_names), np.float32)
-    held, drawn = _class_counts(splits, class_names)
-    counts = held if balance == "both" else drawn
+    images, drawn = _class_counts(splits, class_names)
+    counts = images if balance == "both" else drawn
     weights = drawn.sum() / counts / (drawn / counts).sum()
     return weights.astype(np.float32)
-
-
-def class_shares(splits: pd.DataFrame, class_names: tuple) -> tuple[np.ndarray, np.ndarray]:
-    """(K,) shares of the classes in what training draws, and in the training images."""
-    held, drawn = _class_counts(splits, class_names)
-    return drawn / drawn.sum(), held / held.sum()
 
 
 def split_digest(splits: pd.DataFrame) -> str:
@@ -127,9 +129,9 @@ def _class_counts(splits: pd.DataFrame, class_names: tuple) -> tuple[np.ndarray,
     """(K,) training images of each class, and how many of them an epoch draws."""
     train = splits[splits["split"] == "train"]
     y = label_indices(train["label"], class_names)
-    held = np.bincount(y, minlength=len(class_names)).astype(np.float64)
+    images = np.bincount(y, minlength=len(class_names)).astype(np.float64)
     drawn = np.bincount(y, train["draws"], len(class_names)).astype(np.float64)
-    return held, drawn
+    return images, drawn
 
 
 def _draws(out: pd.DataFrame, y: np.ndarray, cfg: Config) -> np.ndarray:

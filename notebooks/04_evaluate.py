@@ -298,8 +298,7 @@ screening.round(2)
 
 # %%
 val = predictions.query("split == 'val' and tta == 'plain'")
-drawn_shares, held_shares = split.class_shares(fold.splits, names)
-val_p = calibration.undo_class_shares(val[columns], drawn_shares, held_shares)
+val_p = calibration.undo_class_shares(val[columns], *fold.class_shares)
 log_p, val_y = np.log(val_p.clip(1e-15)), split.label_indices(val["label"], names)
 
 
@@ -437,6 +436,8 @@ with torch.no_grad():
 features = features.detach().requires_grad_()
 score = net.backbone.forward_head(features)[0].max()
 (gradient,) = torch.autograd.grad(score, features)
+if getattr(net.backbone, "output_fmt", "") == "NHWC":  # Swin: channels last
+    features, gradient = (t.permute(0, 3, 1, 2) for t in (features, gradient))
 if features.ndim == 4:
     weights = gradient.mean(dim=(2, 3), keepdim=True)
     cam = (weights * features).sum(dim=1).relu()[0].detach().cpu().numpy()  # (h, w)

@@ -1,5 +1,7 @@
 """No group on two sides, no oversampled row outside train."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -192,13 +194,24 @@ def test_class_weights_and_class_shares_by_hand():
         np.array([1 / 4, 1 / 2, 1]) * 7 / 3
     )
     assert split.class_weights(once, "weights", CLASSES).dtype == np.float32
-    drawn, held = split.class_shares(splits, CLASSES)
-    assert drawn == pytest.approx([1 / 3, 1 / 3, 1 / 3])
-    assert held == pytest.approx([4 / 7, 2 / 7, 1 / 7])
-    assert [p.tolist() for p in split.class_shares(splits.iloc[:4], CLASSES)] == [
-        [1, 0, 0],
-        [1, 0, 0],
-    ]
+
+
+@pytest.mark.parametrize(
+    ("balance", "learnt"),
+    [
+        ("oversample", [1 / 3, 1 / 3, 1 / 3]),
+        ("both", [1 / 7, 2 / 7, 4 / 7]),
+        ("weights", [1 / 3, 1 / 3, 1 / 3]),
+        ("none", [4 / 7, 2 / 7, 1 / 7]),
+    ],
+)
+def test_class_shares_are_those_that_the_loss_sees_and_those_of_the_images(balance, learnt):
+    splits = by_hand()
+    if balance in ("weights", "none"):
+        splits["draws"] = [1] * 7 + [0]
+    fold = split.Fold(Config(balance=balance), splits, np.zeros((8, 4, 4), np.uint8), Path())
+    assert fold.class_shares[0] == pytest.approx(learnt)
+    assert fold.class_shares[1] == pytest.approx([4 / 7, 2 / 7, 1 / 7])
 
 
 def test_digest_depends_on_the_splits_and_nothing_else():

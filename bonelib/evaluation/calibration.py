@@ -46,12 +46,14 @@ def fit_temperature(probabilities: np.ndarray, y: np.ndarray) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=np.log([0.05, 20]), method="bounded").x))
 
 
-def undo_class_shares(probabilities: np.ndarray, drawn: np.ndarray, held: np.ndarray) -> np.ndarray:
-    """Posteriors (N, K) under the class shares of the data, `held`, by Bayes' rule.
+def undo_class_shares(
+    probabilities: np.ndarray, learnt: np.ndarray, data: np.ndarray
+) -> np.ndarray:
+    """Posteriors (N, K) under the class shares of the data, by Bayes' rule.
 
-    drawn: (K,) class shares that training drew, which the probabilities were learnt with.
+    learnt, data: (K,) class shares that training drew and weighed, and those of the data.
     """
-    shifted = np.asarray(probabilities, float) * np.divide(held, drawn)
+    shifted = np.asarray(probabilities, float) * np.divide(data, learnt)
     return np.asarray(shifted / shifted.sum(1, keepdims=True))
 
 

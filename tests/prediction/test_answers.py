@@ -24,7 +24,6 @@ from bonelib.prediction.answers import (
     load_models,
     models_digest,
 )
-from bonelib.split import class_shares
 from bonelib.training import device
 from bonelib.training.model import model_folders
 from tests.builders import calibrated_run
@@ -57,7 +56,7 @@ def test_probabilities_undo_the_class_shares_of_training_then_apply_the_temperat
 def test_run_predicts_its_test_images_as_the_evaluation_calibrates_them(trained):
     fold = next(pipeline.folds(trained))
     (model,) = load_models(trained.root)
-    shares = class_shares(fold.splits, fold.class_names)
+    shares = fold.class_shares
     validation = predict_splits(model, fold, ["val"], ["plain"])
     learnt = fit_on_validation(validation, fold.class_names, shares, trained.target)
     assert {name: model.meta[name] for name in learnt} == pytest.approx(learnt)
