@@ -13,12 +13,12 @@ from bonelib.audit.audit import audit
 from bonelib.audit.copies import cluster_numbers
 from bonelib.config import Config
 from bonelib.data.cache import cached_images
-from bonelib.data.catalog import has_issue, load_catalog
-from bonelib.messages import DataError, RunError
+from bonelib.data.catalog import load_catalog
+from bonelib.messages import ConfigError, DataError, RunError
 from bonelib.prediction.archive import find_images
 from bonelib.run_copy import RunCopy
 from bonelib.split import Fold, split, split_digest
-from bonelib.storage import progress, read_json, write_csv, write_json
+from bonelib.storage import file_digest, progress, read_json, text_digest, write_csv, write_json
 from bonelib.training.checkpoint import check, fixed_settings
 from bonelib.training.device import processes
 from bonelib.training.loop import fit
@@ -56,13 +56,15 @@ def audited(cfg: Config, refresh: bool = False) -> Audited:
     with processes().main_process_first():
         check_version(cfg.root)
         catalog = load_catalog(cfg)
-        found = None if refresh else _earlier_audit(cfg, catalog.table)
+        made_from = _fingerprint(catalog.table, cfg)
+        found = None if refresh else _earlier_audit(cfg, made_from)
         if found is None and not refresh:
             print(f"{cfg.root} holds no audit of these images: making it, as 01_explore does")
         table, results = found or audit(catalog, cfg)
         _check_trainings(cfg, table)
         if found is None:
             write_csv(cfg.root / "catalog.csv", table)
+            results["made_from"] = [made_from, file_digest(cfg.root / "catalog.csv")]
             write_json(cfg.root / "audit.json", results)
         write_json(cfg.root / "config.json", cfg.given)
     return Audited(table, results, catalog.thumbnails, catalog.root)
@@ -129,6 +131,11 @@ def new_images(cfg: Config) -> tuple[Path, list[str]]:
     """A folder and the paths in it of the images to predict; without `images`, the test set."""
     if cfg.images:
         return find_images(cfg.images)
+    if cfg.folds:
+        raise ConfigError(
+            "images is empty (BONELIB_IMAGES): after cross-validation each image of the data was "
+            "in the training of some model. Give new images; the others are in predictions.csv"
+        )
     data = audited(cfg)
     splits = split(data.table, cfg)
     return data.root, splits.loc[splits["split"] == "test", "path"].tolist()
@@ -144,24 +151,25 @@ def _trainings(cfg: Config) -> Iterator[tuple[Config, int, int]]:
         yield dataclasses.replace(cfg, run=cfg.run + below, mirror=mirror, seed=seed), fold, repeat
 
 
-def _earlier_audit(cfg: Config, table: pd.DataFrame) -> tuple[pd.DataFrame, dict] | None:
-    """The run's audit, if it is of the same files, labels and patients."""
+def _earlier_audit(cfg: Config, made_from: str) -> tuple[pd.DataFrame, dict] | None:
+    """The run's audit, if it was made from the same, and its table is unchanged since."""
     texts = ["path", "label", "patient", "format", "sha256", "group", "issues"]
+    path = cfg.root / "catalog.csv"
     try:
-        old = pd.read_csv(cfg.root / "catalog.csv", dtype=dict.fromkeys(texts, str))
         results = read_json(cfg.root / "audit.json")
-        old[texts] = old[texts].fillna("")
+        if results["made_from"] != [made_from, file_digest(path)]:
+            return None
+        table = pd.read_csv(path, dtype=dict.fromkeys(texts, str))
+        return table.fillna(dict.fromkeys(texts, "")), results
     except (OSError, ValueError, KeyError):
         return None
-    same = [rows[["path", "label", "sha256"]].to_numpy(str) for rows in (old, table)]
-    reviewed = [
-        has_issue(rows, "excluded") - 1 * has_issue(rows, "reviewed") for rows in (old, table)
-    ]
-    setting = results.get("given_split", {}).get("setting", "ignore")
+
+
+def _fingerprint(table: pd.DataFrame, cfg: Config) -> str:
+    """A hash of what decides an audit: files, labels, patients, metadata, use of a given split."""
     # patients are compared by who is the same person: the hashes differ with the salt
-    codes = [pd.factorize(rows["patient"])[0] for rows in (old, table)]
-    is_same = all(np.array_equal(*pair) for pair in (same, codes, reviewed))
-    return (old, results) if is_same and setting == cfg.given_split else None
+    persons = pd.factorize(table["patient"])[0]
+    return text_digest(cfg.given_split + table.assign(patient=persons).to_csv())
 
 
 def check_version(run: Path) -> None:
@@ -177,9 +185,9 @@ def check_version(run: Path) -> None:
 def _check_trainings(cfg: Config, table: pd.DataFrame) -> None:
     """Errors for a run whose models or checkpoints belong to other images, splits or settings."""
     planned = {training[0].root: training for training in _trainings(cfg)}
-    names = ("splits.csv", "model", "checkpoints")
+    names = ("splits.csv", "model", "checkpoints") if cfg.resume else ()
     for folder in sorted({path.parent for name in names for path in cfg.root.rglob(name)}):
         settings, *number = planned.get(folder, (cfg, 0, 0))
         made_with = fixed_settings(settings) | {"splits": split_digest(split(table, cfg, *number))}
-        for place in filter(None, (str(folder), settings.mirror) if cfg.resume else ()):
+        for place in filter(None, (str(folder), settings.mirror)):
             check(Path(place), made_with)

@@ -13,7 +13,7 @@ import pytest
 
 from bonelib import colab, pipeline
 from bonelib.config import Config
-from bonelib.messages import DataError, RunError
+from bonelib.messages import ConfigError, DataError, RunError
 from bonelib.split import split_digest
 from bonelib.storage import file_digest, list_files, read_json, write_csv, write_json
 from bonelib.training.checkpoint import fixed_settings
@@ -79,6 +79,23 @@ def test_audit_of_other_labels_patients_or_contents_is_made_again(audited_run, c
     write_csv(audited_run.root / "catalog.csv", table)
     with pytest.raises(AuditMade):
         pipeline.audited(audited_run)
+
+
+def test_audit_without_metadata_that_were_added_since_is_made_again(
+    audited_run, tmp_path, no_audit
+):
+    table = pd.read_csv(audited_run.root / "catalog.csv")[["path"]]
+    write_csv(tmp_path / "table.csv", table.assign(grip_strength=range(len(table))))
+    with pytest.raises(AuditMade):
+        pipeline.audited(replace(audited_run, metadata=str(tmp_path / "table.csv")))
+
+
+def test_after_cross_validation_only_new_images_can_be_predicted(trained, tmp_path):
+    cfg = replace(trained, folds=3)
+    with pytest.raises(ConfigError, match="BONELIB_IMAGES"):
+        pipeline.new_images(cfg)
+    (tmp_path / "x.png").write_bytes(encoded(waves(), "PNG"))
+    assert pipeline.new_images(replace(cfg, images=str(tmp_path)))[1] == ["x.png"]
 
 
 def lose_column(run: Path) -> None:
@@ -200,8 +217,11 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("lost", ["model", "checkpoints", "nothing"])
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    ("change", "lost"),
+    [(change, "nothing") for change in CHANGES]
+    + [(change, lost) for change in list(CHANGES)[3:] for lost in ("model", "checkpoints")],
+)
 def test_nothing_of_a_run_changes_before_all_checks_have_passed(copied, change, lost):
     """A run that was stopped before its first model, one without checkpoints, a complete one."""
     shutil.rmtree(copied.root / lost, ignore_errors=True)
@@ -210,7 +230,7 @@ def test_nothing_of_a_run_changes_before_all_checks_have_passed(copied, change, 
     with pytest.raises((RunError, DataError)):
         pipeline.train(next(pipeline.folds(cfg)))
     assert contents(copied.root) == before
-    with pytest.raises((RunError, DataError)):
+    with pytest.raises((RunError, DataError, ConfigError)):
         pipeline.new_images(cfg)
     assert contents(copied.root) == before
 
