@@ -7,6 +7,7 @@ import pandas as pd
 
 from bonelib.data.images import frame
 from bonelib.data.quality import OVERLAY_SHARE, is_blank, is_inverted
+from bonelib.data.tables import plain_name
 
 SUFFIXES = {"PNG": {".png"}, "TIFF": {".tif", ".tiff"}, "BMP": {".bmp"}, "GIF": {".gif"}}
 SUFFIXES |= {"JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"}, "WEBP": {".webp"}, "JPEG2000": {".jp2"}}
@@ -45,8 +46,9 @@ def odd_values(rows: pd.DataFrame, columns: list[str]) -> list[dict]:
         gaps = np.fmin(np.diff(known, prepend=-np.inf), np.diff(known, append=np.inf))
         is_alone = numbers.map(pd.Series(gaps, known)) > margin / 2
         is_far = is_alone & ~numbers.between(low - margin, high + margin) & (margin > 0)
-        is_text = rows[column].notna() & numbers.isna() & (numbers.isna().mean() < 0.2)
-        is_age = "age" in column.lower().split("_")
+        is_text = rows[column].notna() & numbers.isna()
+        is_text &= is_text.mean() < 0.2
+        is_age = "age" in plain_name(column).split("_")
         is_far |= is_age & ((numbers <= 0) | (numbers > 120))
         reason = np.where(is_text, "is no number", f"is far from the others ({low:g} to {high:g})")
         odd = rows.assign(column=column, value=rows[column], reason=reason)[is_text | is_far]

@@ -47,6 +47,7 @@ def odd(column: str, values: list) -> list[tuple[str, object]]:
 
 def test_a_text_among_numbers_is_odd_and_a_column_of_texts_is_not():
     assert odd("weight", [*range(50, 61), "heavy"]) == [("11.png", "heavy")]
+    assert odd("weight", [*range(50, 61), "heavy", *[None] * 4]) == [("11.png", "heavy")]
     assert odd("site", ["a", "b"] * 6) == []
 
 
@@ -60,6 +61,7 @@ def test_ages_far_below_or_above_are_odd_and_a_missing_one_is_not():
         ("3.png", -4),
         ("12.png", 121),
     ]
+    assert odd("Age (years)", [*range(50, 60), 121]) == [("10.png", 121)]
     assert odd("z_score", [0.5, 0.1, 0.2, -0.4, None, 0.3, -0.1, 0.0, -0.2]) == []
 
 
