@@ -42,7 +42,7 @@ def screening_findings(rows: list[dict], wanted: float) -> list[Finding]:
     """A note for each cut; a warning where the test set shows a lower sensitivity than wanted."""
     found = []
     for row in rows:
-        reached = (row["sensitivity"]["high"] or 0) >= wanted
+        high = row["sensitivity"]["high"]
         text = (
             f"Screening for {row['name']} from a probability of {row['threshold']:.2f} on, chosen "
             f"on validation images for a sensitivity of {wanted:.0%}: on the test set sensitivity "
@@ -50,5 +50,5 @@ def screening_findings(rows: list[dict], wanted: float) -> list[Finding]:
             f"{format_interval(row['specificity'])}. Of 1,000 people, {1000 * row['positive']:.0f} "
             f"of whom have it, {row['referred']} would be referred and {row['missed']} missed."
         )
-        found.append(Finding("note" if reached else "warning", text))
+        found.append(Finding("warning" if high is not None and high < wanted else "note", text))
     return found

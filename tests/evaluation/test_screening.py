@@ -53,6 +53,15 @@ def test_a_sensitivity_that_the_test_set_misses_is_a_warning():
     assert "Osteoporosis" in reached[1].text and "1,000" in reached[1].text
 
 
+def test_one_case_is_no_warning():
+    rng = np.random.default_rng(2)
+    val, (y, p, _) = predictions(rng, 400, 0.1), predictions(rng, 40, 0.1)
+    # one group
+    rows = screen(val, (y, p, np.zeros(40)), NAMES, np.ones(3), 0.9)
+    assert rows[0]["sensitivity"]["high"] is None
+    assert [finding.level for finding in screening_findings(rows, 0.9)] == ["note", "note"]
+
+
 def test_two_classes_have_one_cut():
     y, probabilities = np.array([0, 1] * 20), np.tile([[0.9, 0.1], [0.2, 0.8]], (20, 1))
     same = y, probabilities, np.arange(40).astype(str)
