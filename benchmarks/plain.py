@@ -63,9 +63,15 @@ class ImageFiles(Dataset):
         return self.transform(image=rgb)["image"], self.labels[i]
 
 
-def build(backbone: str, frozen: float, device: torch.device) -> nn.Module:
-    """A timm model with the first `frozen` share of its parameter tensors fixed."""
-    net = timm.create_model(backbone, num_classes=3, drop_rate=0.3)
+def build(
+    backbone: str, frozen: float, device: torch.device, classes: int = 3, weights: str = ""
+) -> nn.Module:
+    """A timm model with the first `frozen` share of its parameter tensors fixed.
+
+    weights: a .safetensors file; random ones without it.
+    """
+    options = {"pretrained": True, "pretrained_cfg_overlay": {"file": weights}} if weights else {}
+    net = timm.create_model(backbone, num_classes=classes, drop_rate=0.3, **options)
     parameters = list(net.parameters())
     for parameter in parameters[: int(len(parameters) * frozen)]:
         parameter.requires_grad_(False)
@@ -81,13 +87,15 @@ def autocast(device: torch.device) -> contextlib.AbstractContextManager:
 class Trainer:
     """The usual loop: weighted cross-entropy with label smoothing, AdamW, a gradient scaler."""
 
-    def __init__(self, net: nn.Module, device: torch.device) -> None:
+    def __init__(
+        self, net: nn.Module, device: torch.device, weights: torch.Tensor | None = None
+    ) -> None:
         self.net, self.device = net, device
         trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=3e-4)
         self.scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
-        weights = torch.ones(3, device=device)
-        self.loss = nn.CrossEntropyLoss(weight=weights, label_smoothing=0.1)
+        chosen = None if weights is None else weights.to(device)
+        self.loss = nn.CrossEntropyLoss(weight=chosen, label_smoothing=0.1)
 
     def step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         with autocast(self.device):
@@ -104,7 +112,7 @@ class Trainer:
 
     @torch.no_grad()
     def predict(self, batches: DataLoader) -> torch.Tensor:
-        """(N, 3) probabilities."""
+        """(N, K) probabilities."""
         self.net.eval()
         probabilities = []
         with autocast(self.device):
@@ -113,5 +121,5 @@ class Trainer:
         return torch.cat(probabilities)
 
     def tta(self, images: ImageFiles, passes: int = 10) -> torch.Tensor:
-        """(N, 3): the mean over the passes, one image at a time."""
+        """(N, K): the mean over the passes, one image at a time."""
         return sum(self.predict(DataLoader(images, batch_size=1)) for _ in range(passes)) / passes

@@ -1,11 +1,11 @@
 """All benchmarks, one after the other, then their table and chart.
 
-python benchmarks/run.py [--rounds 3] [--with-run]   on the CPU, even if there is a GPU
+python benchmarks/run.py [--rounds 3] [--long]       on the CPU, even if there is a GPU
 python benchmarks/run.py --gpu                       what a GPU changes
 python benchmarks/run.py --show                      the table and docs/speed.png of earlier runs
 
-Results are written to benchmarks/results/cpu and gpu, one file per script. `make run` takes four
-minutes, so it is measured only with --with-run.
+Results are written to benchmarks/results/cpu and gpu, one file per script. The
+whole job and `make run` take ten minutes, so they are measured, once, only with --long.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-CPU = ("loading", "training", "step", "tta", "epoch", "memory")
-GPU = ("training", "step", "tta", "epoch")
+CPU = ("loading", "training", "step", "tta", "epoch", "memory", "archive")
+GPU = ("training", "step", "tta", "epoch", "archive")
+LONG = ("whole", "run")
 PLAIN_COLOUR, PEER_COLOUR = "#648FFF", "#FFB000"
 
 
 def measured(where: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The machine, and every question with its results, in the order of the scripts."""
-    files = [HERE / "results" / where / f"{name}.json" for name in (*CPU, "run")]
+    files = [HERE / "results" / where / f"{name}.json" for name in (*CPU, *LONG)]
     contents = [json.loads(path.read_text()) for path in files if path.is_file()]
     questions: dict[str, Any] = {}
     for content in contents:
@@ -109,16 +110,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", default="3")
-    for name in ("--gpu", "--with-run", "--show"):
+    for name in ("--gpu", "--long", "--show"):
         parser.add_argument(name, action="store_true")
     arguments = parser.parse_args()
     names = GPU if arguments.gpu else CPU
-    if arguments.with_run:
-        names = (*names, "run")
+    if arguments.long:
+        names = (*names, *LONG)
     environment = os.environ | ({} if arguments.gpu else {"CUDA_VISIBLE_DEVICES": ""})
     start = time.perf_counter()
     for name in () if arguments.show else names:
-        rounds = "1" if name == "run" else arguments.rounds
+        rounds = "1" if name in LONG else arguments.rounds
         script = str(HERE / f"bench_{name}.py")
         command = [sys.executable, "-W", "ignore", script, "--rounds", rounds]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)

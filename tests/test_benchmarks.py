@@ -15,6 +15,8 @@ from bonelib.config import Config
 from bonelib.storage import write_json
 
 HERE = Path(__file__).parents[1] / "benchmarks"
+# Slow even at toy size.
+SLOW = ("loading", "step", "tta", "memory", "whole", "run")
 
 
 @pytest.fixture(autouse=True)
@@ -29,9 +31,8 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
 @pytest.mark.parametrize(
     "name",
     [
-        *("training", "step", "epoch", "memory"),
-        # slow even at toy size
-        *(pytest.param(name, marks=pytest.mark.soak) for name in ("loading", "tta", "run")),
+        *("training", "epoch", "archive"),
+        *(pytest.param(name, marks=pytest.mark.soak) for name in SLOW),
     ],
 )
 def test_benchmark_measures_every_question(name: str) -> None:
@@ -84,15 +85,35 @@ def test_planted_copies_are_found(any_angle: bool) -> None:
     assert seconds > 0 and recall > 0.8 and precision > 0.8
 
 
+def set_environment(monkeypatch: pytest.MonkeyPatch, cfg: Config, **settings: str) -> None:
+    for name in ("data", "run", "cache", "backbone"):
+        monkeypatch.setenv(f"BONELIB_{name.upper()}", getattr(cfg, name))
+    for name, value in settings.items():
+        monkeypatch.setenv(f"BONELIB_{name.upper()}", value)
+
+
+@pytest.mark.soak
+def test_peers_are_compared_on_the_same_folds(cfg, monkeypatch: pytest.MonkeyPatch) -> None:
+    import bench_peers
+
+    set_environment(monkeypatch, cfg, smoke="1", folds="3", epochs="1")
+    monkeypatch.setattr(bench_peers, "NOTEBOOK_EPOCHS", 1)
+    table = bench_peers.main(["bonelib", "frozen", "notebook"])
+    names = [name.split(",")[0] for name in table["setting"]]
+    assert names == ["bonelib", "bonelib", "frozen", "notebook", "notebook"]
+    # the row that all are compared with
+    assert table["change of auroc"][1] == "0.00 (0.00 to 0.00)"
+
+    monkeypatch.setattr(bench_peers, "trained_model", lambda fold: pytest.fail("trained again"))
+    assert bench_peers.main(["bonelib"])["setting"].tolist() == table["setting"].tolist()[:2]
+
+
 def test_recipes_resume_from_the_predictions_of_each_fold(
     cfg: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import bench_recipes
 
-    for name in ("data", "run", "cache", "backbone"):
-        monkeypatch.setenv(f"BONELIB_{name.upper()}", getattr(cfg, name))
-    for name, value in {"smoke": "1", "folds": "3", "epochs": "1"}.items():
-        monkeypatch.setenv(f"BONELIB_{name.upper()}", value)
+    set_environment(monkeypatch, cfg, smoke="1", folds="3", epochs="1")
     arguments = ['no flip={"augment": ["rotate"]}']
     first = bench_recipes.main(arguments)
     rows = ["defaults", *bench_recipes.BASELINES, "defaults, test-time views averaged", "no flip"]
