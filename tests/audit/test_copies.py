@@ -150,8 +150,9 @@ def thumbnails_of(originals):
 def test_every_kind_of_copy_is_joined_with_its_original_and_nothing_else(distinct, kind):
     make, least = KINDS[kind]
     rng = np.random.default_rng(3)
-    n = len(distinct)
-    both = distinct + [np.ascontiguousarray(make(image, rng)) for image in distinct]
+    originals = distinct[::2]
+    n = len(originals)
+    both = originals + [np.ascontiguousarray(make(image, rng)) for image in originals]
     order = rng.permutation(2 * n)
     shuffled = [both[i] for i in order]
     numbers = np.empty(2 * n, int)

@@ -18,14 +18,14 @@ from bonelib.split import split
 from tests.builders import blocks, catalog_of
 
 
-def given_folder(folder: Path, patients: int = 12) -> Path:
-    """Of each class: two images of `patients` patients in train, of 3 in valid, of 4 in test.
+def given_folder(folder: Path) -> Path:
+    """Of each class: two images of 6 patients in train, of 2 in valid, of 2 in test.
 
     Two test images leak: one by a copy in train, one by its patient.
     """
     seed = 0
     for name in CLASSES:
-        for given, count in (("train", patients), ("valid", 3), ("test", 4)):
+        for given, count in (("train", 6), ("valid", 2), ("test", 2)):
             (folder / given / name).mkdir(parents=True)
             for i in range(2 * count):
                 path = folder / given / name / f"{given}{name[:-2]}{i // 2:03d}_{i}.png"
@@ -51,10 +51,10 @@ def test_ignored_split_is_counted_with_what_it_leaks(tmp_path):
     table, results = audit(load_catalog(cfg), cfg)
     given = results["given_split"]
     assert given["setting"] == "ignore"
-    assert given["counts"] == {"train": 72, "test": 25, "val": 18}
+    assert given["counts"] == {"train": 36, "test": 13, "val": 12}
     leaking = ["test/Normal/trainNorm000_0.png", "test/Normal/trainNorm001_9.png"]
     assert sorted(given["leaking"]) == leaking
-    (finding,) = [f for f in results["findings"] if "test 25" in f["text"]]
+    (finding,) = [f for f in results["findings"] if "test 13" in f["text"]]
     assert finding["level"] == "warning" and "2 of the test images" in finding["text"]
     assert not has_issue(table, "leak").any()
 
@@ -67,7 +67,7 @@ def test_used_test_set_is_the_test_set_without_what_leaks(tmp_path):
     splits = split(table, cfg).merge(table[["path", "given_split"]], on="path")
     assert set(splits["given_split"][splits["split"] == "test"]) == {"test"}
     assert set(splits["given_split"][splits["split"] != "test"]) == {"train", "val"}
-    assert (splits["split"] == "test").sum() == 25 - 2
+    assert (splits["split"] == "test").sum() == 13 - 2
     assert splits.groupby("group")["split"].nunique().max() == 1
     assert set(splits["split"]) == {"train", "val", "test"}
     # the copy of a test image is kept where it can be used
@@ -117,7 +117,7 @@ def test_split_without_leaks_is_a_note():
 
 
 def test_findings_and_issues_of_the_catalog_reach_the_audit(tmp_path):
-    given_folder(tmp_path / "data", patients=2)
+    given_folder(tmp_path / "data")
     cfg = settings(tmp_path)
     catalog = load_catalog(cfg)
     catalog.table.loc[0, "issues"] = "t_score"

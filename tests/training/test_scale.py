@@ -71,7 +71,7 @@ def kill_at(run: Path, moment: float | str, **settings: Any) -> bool:
 
 
 @pytest.mark.parametrize(
-    "kills", [pytest.param(3, id="short"), pytest.param(20, id="long", marks=pytest.mark.soak)]
+    "kills", [pytest.param(2, id="short"), pytest.param(20, id="long", marks=pytest.mark.soak)]
 )
 def test_training_killed_at_any_moment_ends_in_the_same_weights(tmp_path, kills):
     expected, history = trained(tmp_path / "whole", epochs=6)
