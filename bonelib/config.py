@@ -62,7 +62,7 @@ class Config:
     # "use": the folder test is the test set; "ignore": all images are split
     given_split: Literal["ignore", "use"] = "ignore"
 
-    # share of all groups in the test set; the validation set is as large
+    # share of all groups in the test set, to the nearest 1/k; the validation set is as large
     test_size: float = Field(default=0.2, ge=0.05, le=0.34)
     # 0: one train/val/test split; k: k-fold cross-validation
     folds: int = Field(default=0, ge=0, le=100)
@@ -170,6 +170,8 @@ class Config:
         for field in ("mean", "std"):
             if len(values := getattr(self, field)) == 1:
                 object.__setattr__(self, field, values * 3)
+            elif len(values) not in (0, 3):
+                raise ValueError(f"{field} = {values}: expected 3 numbers")
         count = len(self.class_names)
         if count < 2 or len({name.casefold() for name in self.class_names}) < count:
             raise ValueError(
@@ -182,9 +184,6 @@ class Config:
         allowed = (*self.class_names, "")
         if unknown := [name for name in self.classes.values() if name not in allowed]:
             raise ValueError(f"classes: {unknown[0]!r} is not one of {', '.join(allowed)} or empty")
-        for field in ("mean", "std"):
-            if len(values := getattr(self, field)) not in (0, 3):
-                raise ValueError(f"{field} = {values}: expected 3 numbers")
         # of the classes that the data hold, which may be fewer than there are names
         shares, allowed_counts = self.prevalence, range(2, count + 1)
         if shares and (len(shares) not in allowed_counts or max(shares) == 0):

@@ -14,7 +14,8 @@ from bonelib.messages import ConfigError
 def _from_commas(value):
     """Values that may be given as one text, separated by commas; "none" is an empty tuple."""
     if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip() not in ("", "none"))
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        return () if parts == ["none"] else tuple(parts)
     return value
 
 

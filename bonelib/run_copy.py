@@ -67,7 +67,7 @@ class RunCopy:
 
 
 def _copy_changed(source: Path, target: Path) -> None:
-    """Make `target` a copy of `source`."""
+    """Copy what is new or changed; what was deleted in `source` stays in `target`."""
     target.mkdir(exist_ok=True)
     for name in _units(source):
         last = target / name.parent / "last"

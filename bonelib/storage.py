@@ -63,8 +63,9 @@ def _write_errors(path: Path, temporary: Path) -> Iterator[None]:
         of_writing = isinstance(error, OSError | RuntimeError | SafetensorError)
         if isinstance(error, RunError) or not of_writing:
             raise
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise RunError(
-            f"{path} could not be written ({str(error).splitlines()[0]}); its earlier content is "
+            f"{path} could not be written ({reason}); its earlier content is "
             "unchanged. Make room, or name another run folder (BONELIB_RUN=path), and run again"
         ) from error
 

@@ -41,7 +41,7 @@ class Catalog:
 
 
 def load_catalog(cfg: Config) -> Catalog:
-    """The catalog of `cfg.data`; DataError if a class is unclear, or fewer than two readable."""
+    """The catalog of `cfg.data`; DataError if a class is unclear, or if too few are there."""
     findings: list[Finding] = []
     skipped: list[str] = []
     left_over: list[str] = []

@@ -128,8 +128,7 @@ def _copy_files(source: Path, files: list[tuple[str, int, int]], folder: Path) -
     """Make `folder` from files (path, size, time) of `source`, those of an earlier attempt kept."""
     incoming = folder.with_name(f"{folder.name}.incoming")
     missing = [file for file in files if storage.stamp(incoming / file[0])[0] != file[1]]
-    for path in ["file", *(path for path, _, _ in missing)]:
-        (incoming / path).parent.mkdir(parents=True, exist_ok=True)
+    incoming.mkdir(parents=True, exist_ok=True)
     _check_room(incoming, sum(size for _, size, _ in missing))
 
     def copy(file: tuple[str, int, int]) -> None:
@@ -139,6 +138,7 @@ def _copy_files(source: Path, files: list[tuple[str, int, int]], folder: Path) -
         shutil.copyfile(source / path, arriving)
         if arriving.stat().st_size != size:
             raise OSError(f"{path}: {arriving.stat().st_size} of {size} bytes arrived")
+        (incoming / path).parent.mkdir(parents=True, exist_ok=True)
         arriving.replace(incoming / path)
 
     with new_folder(folder) as new:

@@ -15,7 +15,7 @@ from bonelib.storage import find_files
 # Words for the default class names.
 ALIASES = {"normal": 0, "healthy": 0, "control": 0, "osteopenia": 1, "osteophenia": 1}
 ALIASES |= {"osteopenic": 1, "osteoporosis": 2, "osteoporotic": 2}
-# Words near those that mean something else, and words of folder names that are about the class.
+# Words that question or change a class ("no osteoporosis"), and those of names about a class.
 UNCLEAR = re.compile(
     r"\b(abnormal|no|not|without|non[a-z]*|pre(osteo[a-z]*)?|near(ly)?|almost|border[a-z]*|risk"
     r"|susp[a-z]*|possibl[ey]|probabl[ey]|likely|questionable|osteopetro[a-z]*)\b"
@@ -36,11 +36,12 @@ ANNOTATION = re.compile(
 def class_of(name: str, class_names: tuple, mapping: Mapping[str, str] | None = None) -> str | None:
     """The class that a folder name or label means; None if unclear.
 
-    Case, numbers and common misspellings are ignored. mapping: the setting `classes`.
+    Case is ignored, for the default names numbers and misspellings, too. mapping: the setting
+    `classes`, whose empty text leaves images out.
     """
     if mapping and name in mapping:
         return mapping[name]
-    known = {known.casefold(): known for known in class_names}
+    known = {given.casefold(): given for given in class_names}
     if name.casefold() in known:
         return known[name.casefold()]
     words = _words(name)
@@ -115,14 +116,14 @@ def _label(folder: PurePath, shared: int, cfg: Config) -> tuple[str | None, str]
     names = folder.parts[shared:] or (".",)
     means = {name: class_of(name, cfg.class_names, cfg.classes) for name in names}
     about = [name for name in names if means[name] or ABOUT_CLASS.search(_words(name))]
-    known = {*cfg.classes, *cfg.class_names}
-    whole = [n for n in about if means[n] and (n in known or " " not in _words(n))] or about
     if not about:
         return None, folder.name or "."
+    known = {*cfg.classes, *cfg.class_names}
+    exact = [n for n in about if means[n] and (n in known or " " not in _words(n))] or about
     # below the folder of a class, no name may be unclear
-    unclear = {None for name in about[about.index(whole[0]) :] if not means[name]}
-    labels = {means[name] for name in whole} | unclear
-    if len(labels) > 1 or None in labels:
+    is_unclear = not all(means[name] for name in about[about.index(exact[0]) :])
+    labels = {means[name] for name in exact}
+    if is_unclear or len(labels) > 1:
         return None, "/".join(about)
     label = labels.pop()
     return label, next((name for name in about if means[name] not in (label, None)), "")

@@ -62,7 +62,7 @@ def hash_patient(patient: str, salt: bytes) -> str:
 def join(table: pd.DataFrame, own: pd.DataFrame, root: Path, cfg: Config, findings: list) -> tuple:
     """The table with `patient` hashed, and the columns of `own` and of the metadata added.
 
-    Second, what is only in the metadata or only among the images. A patient is what
+    Also returned are the rows and images without counterpart. A patient is what
     `patient_regex` finds in the file name, else what the metadata say, else what `own` says, else
     the hash that `table` already has from a DICOM header, else what the layout seems to give.
     """
@@ -73,7 +73,7 @@ def join(table: pd.DataFrame, own: pd.DataFrame, root: Path, cfg: Config, findin
         for column in source:
             plain = plain_name(column)
             if PATIENT_COLUMN.fullmatch(plain):
-                # of two such columns the first one counts
+                # the last of the list counts: of two columns of a table the first one
                 patients.insert(first, without_placeholders(source[column]))
             elif column not in table and not PERSONAL_COLUMN.search(plain):
                 numbers = pd.to_numeric(source[column], errors="coerce")

@@ -13,8 +13,6 @@ from bonelib.messages import Finding, RunError
 from bonelib.split import label_indices
 from bonelib.training.model import Net
 
-# Images (N, S, S) uint8, or heat maps (N, S, S) float32.
-
 # Deletion blurs squares of 1/14 of the side, in ten steps.
 DELETION_CELLS = 14
 DELETION_STEPS = np.linspace(0, 1, 11)
@@ -70,15 +68,16 @@ def _area(net: Net, images: np.ndarray, orders: list, classes: np.ndarray) -> np
 def deletion(net, images, maps, classes, seed=0) -> dict:
     """How much faster the probability of `classes` falls if squares are deleted by heat.
 
-    The mean area between the curves of random order and of heat, with a 95% interval over images;
+    images: (N, S, S) uint8. maps: (N, S, S) in 0..1. classes: (N,). Returned is the mean area
+    between the curves of random order and of heat, with a 95% interval over images;
     above 0, the maps find what the model uses better than chance (Petsiuk et al. 2018, arXiv
     1806.07421).
     """
     rng, cells = np.random.default_rng(seed), (DELETION_CELLS, DELETION_CELLS)
     heat = [cv2.resize(heat, cells, interpolation=cv2.INTER_AREA).ravel() for heat in maps]
-    by_heat = _area(net, images, [np.argsort(-values) for values in heat], classes)
+    by_heat = [np.argsort(-values) for values in heat]
     by_chance = [rng.permutation(DELETION_CELLS**2) for _ in images]
-    gain = _area(net, images, by_chance, classes) - by_heat
+    gain = _area(net, images, by_chance, classes) - _area(net, images, by_heat, classes)
     low, high = np.quantile(rng.choice(gain, (1000, len(gain))).mean(1), [0.025, 0.975])
     return {"value": float(gain.mean()), "low": float(low), "high": float(high)}
 

@@ -81,7 +81,7 @@ def answer_archive(cfg: Config, models, root: Path, paths, part: int = 256) -> P
 def _archive_key(options, models, root, paths) -> str:
     """A hash of everything that the predictions depend on."""
     known = [answers.models_digest(models), *(model.meta for model in models), str(root.resolve())]
-    options += [images.DECODING_VERSION, dicom.installed_readers()]
+    known += [images.DECODING_VERSION, dicom.installed_readers()]
     digest = hashlib.sha256(json.dumps([options, known]).encode())
     for path in paths:
         digest.update(json.dumps([path, *stamp(root / path)]).encode())

@@ -19,7 +19,7 @@ from bonelib.storage import atomic_folder, file_digest, read_json, write_json
 # Settings that may change before a resume: they set where files are and when training ends.
 RESUMABLE_SETTINGS = {"data", "run", "images", "cache", "mirror", "metadata", "given", "workers"}
 RESUMABLE_SETTINGS |= {"epochs", "patience", "resume"}
-# They are of the evaluation.
+# The evaluation has these, training does not.
 RESUMABLE_SETTINGS |= {"tta", "resamples", "prevalence", "target", "sensitivity", "external"}
 
 # Folders of checkpoints; `next` is there if a kill came before it was renamed.

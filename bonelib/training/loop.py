@@ -81,7 +81,7 @@ def fit(
             if state.history and epoch - state.best["epoch"] >= cfg.patience:
                 break
 
-            # Draws and dropout depend on the seed and the epoch alone
+            # Draws depend on the seed and the epoch alone, dropout on the process, too
             draws.epoch = epoch
             torch.manual_seed(seed_from(cfg.seed, epoch, rank))
             wrapped.train()

@@ -155,7 +155,7 @@ def model_digest(*folders: Path) -> str:
 
 
 def _timm_model(backbone: str, image_size: int, **arguments):
-    """timm's model for images of this size, which most transformers must know; tried once."""
+    """timm's model for images of this size; one forward pass shows whether it fits."""
     if timm.get_pretrained_cfg_value(backbone, "fixed_input_size"):
         arguments = {"img_size": image_size, **arguments}
     model = timm.create_model(backbone, **arguments).eval()
