@@ -144,6 +144,18 @@ def test_rows_set_aside_are_in_no_split():
     assert splits["path"].tolist() == rows["path"].iloc[2:].tolist()
 
 
+def test_a_given_test_set_is_the_first_fold_alone():
+    rows = table()
+    given = rows["group"].isin(rows["group"].unique()[::4])
+    splits = split.split(
+        rows.assign(given_split=np.where(given, "test", "")), Config(given_split="use")
+    )
+    assert_nothing_leaks(splits)
+    assert set(splits["fold"]) == set(range(6))
+    assert set(splits["path"][splits["split"] == "test"]) == set(rows["path"][given])
+    assert (splits["split"] == "val").equals(splits["fold"] == 1)
+
+
 def test_without_cross_validation_the_share_of_test_gives_the_number_of_folds():
     rows = table((60, 60, 60))
     for share, folds in ((0.2, 5), (0.25, 4), (0.3, 3), (0.1, 10)):

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from bonelib.audit import copies
+from bonelib.audit.alignment import is_plausible
 from bonelib.audit.copies import cluster_numbers, copies_by_name, find_copies, join_links
 from bonelib.data import images
 from bonelib.data.images import letterbox
@@ -212,6 +213,22 @@ def test_images_without_any_detail_are_no_copies():
     down, across = np.mgrid[0:224, 0:224].astype(np.uint8)
     gradients = np.stack([down, across // 2 + 50, np.full_like(down, 7)])
     assert find_copies(gradients).empty
+
+
+@pytest.mark.parametrize(
+    ("across", "down", "plausible"),
+    [
+        (1, 1, True),
+        (-1, 2.1, True),
+        (0.5, 0.5, True),
+        (2.4, 2.4, True),
+        (0.39, 0.5, False),
+        (2.6, 2.6, False),
+        (1.2, 0.5, False),
+    ],
+)
+def test_copies_are_zoomed_and_stretched_in_limits(across, down, plausible):
+    assert is_plausible(np.array([[across, 0, 9], [0, down, -4]])) is plausible
 
 
 def test_numbers_are_those_of_clusters_over_all_images(distinct):

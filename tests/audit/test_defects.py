@@ -65,6 +65,12 @@ def test_ages_far_below_or_above_are_odd_and_a_missing_one_is_not():
     assert odd("z_score", [0.5, 0.1, 0.2, -0.4, None, 0.3, -0.1, 0.0, -0.2]) == []
 
 
+def test_only_a_number_farther_from_the_next_than_half_the_margin_is_odd():
+    # the margin is 1.5 times the range of the middle half: 15
+    assert odd("weight", [0] * 10 + [10] * 10 + [20, 27.5]) == []
+    assert odd("weight", [0] * 10 + [10] * 10 + [20, 27.6]) == [("21.png", 27.6)]
+
+
 def test_few_or_equal_numbers_say_nothing_about_what_is_odd():
     assert odd("weight", [60, 61, 62, 900]) == []
     assert odd("weight", [60] * 12) == []

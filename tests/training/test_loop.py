@@ -295,6 +295,21 @@ def test_averaging_counts_the_steps_also_after_a_resume(tmp_path, monkeypatch):
     assert steps == list(range(3 * (fold.splits["draws"].sum() // fold.cfg.batch_size)))
 
 
+def test_average_follows_the_weights_from_the_first_steps_on(tmp_path):
+    fold = training_fold(tmp_path, ema=0.9999, epochs=2)
+    torch.manual_seed(fold.cfg.seed)
+    first = build(fold.cfg, 3).state_dict()
+    loop.fit(fold)
+    raw, averaged = (
+        load_file(tmp_path / "checkpoints" / "last" / f"{name}.safetensors")
+        for name in ("model", "averaged")
+    )
+    names = [name for name in raw if name.endswith(".weight")]
+    moved = sum((raw[name] - first[name]).square().sum() for name in names)
+    behind = sum((raw[name] - averaged[name]).square().sum() for name in names)
+    assert behind < 0.5 * moved
+
+
 def test_frozen_part_is_the_pretrained_one_after_training(tmp_path):
     fold = training_fold(tmp_path, freeze=1.0, epochs=1)
     loop.fit(fold)
