@@ -307,7 +307,7 @@ def test_average_follows_the_weights_from_the_first_steps_on(tmp_path):
     names = [name for name in raw if name.endswith(".weight")]
     moved = sum((raw[name] - first[name]).square().sum() for name in names)
     behind = sum((raw[name] - averaged[name]).square().sum() for name in names)
-    assert behind < 0.5 * moved
+    assert behind < 0.1 * moved
 
 
 def test_frozen_part_is_the_pretrained_one_after_training(tmp_path):
