@@ -156,6 +156,13 @@ def test_a_given_test_set_is_the_first_fold_alone():
     assert (splits["split"] == "val").equals(splits["fold"] == 1)
 
 
+def test_class_that_only_a_given_test_set_has_is_an_error_that_counts_it():
+    rows = table()
+    given = np.where(rows["label"] == "Osteoporosis", "test", "train")
+    with pytest.raises(DataError, match="Osteoporosis 0"):
+        split.split(rows.assign(given_split=given), Config(given_split="use"))
+
+
 def test_without_cross_validation_the_share_of_test_gives_the_number_of_folds():
     rows = table((60, 60, 60))
     for share, folds in ((0.2, 5), (0.25, 4), (0.3, 3), (0.1, 10)):

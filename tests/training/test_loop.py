@@ -67,6 +67,8 @@ def test_artifacts_and_history_are_complete(finished):
     assert history["epoch"].tolist() == [1, 2, 3, 4]
     pd.testing.assert_frame_equal(pd.read_csv(fold.folder / "history.csv"), history)
     assert {p.name for p in (fold.folder / "checkpoints").iterdir()} == {"last", "previous"}
+    drawn = fold.splits["draws"].sum() // fold.cfg.batch_size * fold.cfg.batch_size
+    assert np.allclose(history["images_per_second"] * history["seconds"], drawn)
     best = history.sort_values(["val_accuracy", "val_loss"], ascending=[False, True]).iloc[0]
     meta = load_model(fold.folder / "model").meta
     assert meta["epoch"] == best["epoch"] and meta["seed"] == 0
