@@ -16,7 +16,7 @@ from bonelib.storage import write_json
 
 HERE = Path(__file__).parents[1] / "benchmarks"
 # Slow even at toy size.
-SLOW = ("loading", "step", "tta", "memory", "whole", "run")
+SLOW = ("loading", "step", "tta", "memory", "archive", "whole", "run")
 
 
 @pytest.fixture(autouse=True)
@@ -29,11 +29,7 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    "name",
-    [
-        *("training", "epoch", "archive"),
-        *(pytest.param(name, marks=pytest.mark.soak) for name in SLOW),
-    ],
+    "name", [*("training", "epoch"), *(pytest.param(name, marks=pytest.mark.soak) for name in SLOW)]
 )
 def test_benchmark_measures_every_question(name: str) -> None:
     bench = importlib.import_module(f"bench_{name}")

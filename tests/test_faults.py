@@ -136,6 +136,7 @@ def start_on_sample(folder: Path, number: int) -> None:
     print("SHA256", hashlib.sha256(content + table).hexdigest(), flush=True)
 
 
+@pytest.mark.soak
 def test_two_runs_may_share_a_cache_from_the_start(tmp_path):
     def start(number):
         log = tmp_path / f"log{number}"

@@ -71,17 +71,16 @@ def kill_at(run: Path, moment: float | str, **settings: Any) -> bool:
 
 
 @pytest.mark.parametrize(
-    "kills", [pytest.param(2, id="short"), pytest.param(20, id="long", marks=pytest.mark.soak)]
+    "kills", [pytest.param(1, id="short"), pytest.param(20, id="long", marks=pytest.mark.soak)]
 )
 def test_training_killed_at_any_moment_ends_in_the_same_weights(tmp_path, kills):
     expected, history = trained(tmp_path / "whole", epochs=6)
     rng = random.Random(0)
     killed = 0
-    # half of the kills fall into the writing of a checkpoint, the others anywhere
+    # of two kills one falls into the writing of a checkpoint, the other anywhere
     while killed < kills:
         run = tmp_path / f"run-{killed}"
-        writing = "checkpoints/next*/*"
-        moments = [writing if rng.random() < 0.5 else rng.uniform(3.0, 9.0) for _ in range(2)]
+        moments = ["checkpoints/next*/*", rng.uniform(3.0, 9.0)]
         killed += sum(kill_at(run, moment, epochs=6) for moment in moments)
         weights, resumed = trained(run, epochs=6)
         assert same(weights, expected) and resumed[EXACT].equals(history[EXACT])
