@@ -16,7 +16,7 @@ from bonelib.storage import write_json
 
 HERE = Path(__file__).parents[1] / "benchmarks"
 # Slow even at toy size.
-SLOW = ("loading", "step", "tta", "memory", "archive", "whole", "run")
+SLOW = ("loading", "epoch", "step", "tta", "memory", "archive", "whole", "run")
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    "name", [*("training", "epoch"), *(pytest.param(name, marks=pytest.mark.soak) for name in SLOW)]
+    "name", ["training", *(pytest.param(name, marks=pytest.mark.soak) for name in SLOW)]
 )
 def test_benchmark_measures_every_question(name: str) -> None:
     bench = importlib.import_module(f"bench_{name}")
@@ -104,6 +104,7 @@ def test_peers_are_compared_on_the_same_folds(cfg, monkeypatch: pytest.MonkeyPat
     assert bench_peers.main(["bonelib"])["setting"].tolist() == table["setting"].tolist()[:2]
 
 
+@pytest.mark.soak
 def test_recipes_resume_from_the_predictions_of_each_fold(
     cfg: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,10 +1,11 @@
-"""The five notebooks on data with hostile names and metadata, each interrupted once by Ctrl-C."""
+"""The five notebooks on data with hostile names and metadata, interrupted by Ctrl-C."""
 
 from __future__ import annotations
 
 import csv
 import shutil
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,16 +82,17 @@ def hostile_data(folder: Path) -> None:
         writer.writerows(rows)
 
 
-def run_series(folder: Path) -> Whole:
-    """Run every notebook twice on hostile data: interrupted, then to its end."""
+def run_series(folder: Path, stages: Collection[str] = tuple(STAGES)) -> Whole:
+    """Run every notebook on hostile data, those of `stages` after an interruption."""
     whole = Whole(folder)
     hostile_data(whole.data)
     for name, (call, number, _) in STAGES.items():
-        log, arguments = folder / f"{name}.interrupted", (name, whole.settings, (call, number))
-        whole.interrupted[name] = run_apart(log, run_notebook, *arguments, seconds=300)
-        whole.leftovers[name] = [
-            path.name for path in folder.rglob("*") if {".part", ".incoming"} & set(path.suffixes)
-        ]
+        if name in stages:
+            log, arguments = folder / f"{name}.interrupted", (name, whole.settings, (call, number))
+            whole.interrupted[name] = run_apart(log, run_notebook, *arguments, seconds=300)
+            files = folder.rglob("*")
+            temporary = [file.name for file in files if {".part", ".incoming"} & set(file.suffixes)]
+            whole.leftovers[name] = temporary
         log = folder / f"{name}.log"
         code, whole.rerun[name] = run_apart(log, run_notebook, name, whole.settings, seconds=600)
         assert code == 0, whole.rerun[name]
