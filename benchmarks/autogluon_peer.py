@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-import timm
 from autogluon.multimodal import MultiModalPredictor
+from autogluon.multimodal.models import timm_image
 
 folder, backbone, weights, batch, epochs, seed = sys.argv[1:]
-create_model = timm.create_model
+create_model = timm_image.create_model
 
 
 def from_file(*arguments, **options):
@@ -24,7 +24,7 @@ def from_file(*arguments, **options):
     return create_model(*arguments, **options)
 
 
-timm.create_model = from_file
+timm_image.create_model = from_file
 files = pd.read_csv(Path(folder, "files.csv"), dtype={"label": str})[["file", "label", "split"]]
 known = {name: rows.drop(columns="split") for name, rows in files.groupby("split")}
 predictor = MultiModalPredictor("label", problem_type="multiclass", path=f"{folder}/model")
