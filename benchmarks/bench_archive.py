@@ -61,7 +61,7 @@ def plain_way(backbone: str, folder: Path, paths: list[str], side: int) -> float
 
 
 def onnx_way(model: Path, folder: Path, paths: list[str], side: int) -> float:
-    """Images per second of ONNX Runtime; threads decode while it works."""
+    """Images per second of ONNX Runtime, after threads have decoded all of them."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])

@@ -11,7 +11,7 @@ an environment of its own, named by --autogluon path/to/python.
   weights together, everything trained, RGB, the best validation accuracy kept, ten random draws of
   the training augmentation averaged.
 - fastai: `vision_learner(...).fine_tune(15)` with its default augmentation, and its `tta`.
-- autogluon: `MultiModalPredictor` with `timm_image`, 20 epochs, batches of 16, best quality off.
+- autogluon: `MultiModalPredictor` with `timm_image`, 20 epochs, on the CPU.
 - frozen: frozen features and logistic regression, its strength chosen by inner cross-validation.
 
 Differences are to bonelib with test-time views, paired, with intervals by patient group.
@@ -171,7 +171,7 @@ def main(arguments: list[str]) -> pd.DataFrame:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     names = ("bonelib", "frozen", "notebook", "fastai", "autogluon")
-    parser.add_argument("peers", nargs="*", default=["bonelib", "frozen", "notebook", "fastai"])
+    parser.add_argument("peers", nargs="*", default=names[:-1])
     parser.add_argument("--autogluon", default=sys.executable)
     given = parser.parse_args(arguments)
     ways = (bonelib_way, frozen_way, notebook_way, fastai_way, autogluon_way(given.autogluon))

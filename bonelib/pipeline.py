@@ -128,7 +128,10 @@ def trained_model(fold: Fold) -> TrainedModel:
 
 
 def new_images(cfg: Config) -> tuple[Path, list[str]]:
-    """A folder and the paths in it of the images to predict; without `images`, the test set."""
+    """A folder and the paths in it of the images to predict; without `images`, the test set.
+
+    ConfigError without `images` after a cross-validation: no image is new to all of its models.
+    """
     if cfg.images:
         return find_images(cfg.images)
     if cfg.folds:
@@ -152,7 +155,7 @@ def _trainings(cfg: Config) -> Iterator[tuple[Config, int, int]]:
 
 
 def _earlier_audit(cfg: Config, made_from: str) -> tuple[pd.DataFrame, dict] | None:
-    """The run's audit, if it was made from the same, and its table is unchanged since."""
+    """The run's audit, if it has this fingerprint and its table is unchanged since."""
     texts = ["path", "label", "patient", "format", "sha256", "group", "issues"]
     path = cfg.root / "catalog.csv"
     try:
@@ -185,9 +188,10 @@ def check_version(run: Path) -> None:
 def _check_trainings(cfg: Config, table: pd.DataFrame) -> None:
     """Errors for a run whose models or checkpoints belong to other images, splits or settings."""
     planned = {training[0].root: training for training in _trainings(cfg)}
-    names = ("splits.csv", "model", "checkpoints") if cfg.resume else ()
+    names = ("splits.csv", "model", "checkpoints")
     for folder in sorted({path.parent for name in names for path in cfg.root.rglob(name)}):
         settings, *number = planned.get(folder, (cfg, 0, 0))
         made_with = fixed_settings(settings) | {"splits": split_digest(split(table, cfg, *number))}
-        for place in filter(None, (str(folder), settings.mirror)):
+        places = (str(folder), settings.mirror) if cfg.resume else ()
+        for place in filter(None, places):
             check(Path(place), made_with)

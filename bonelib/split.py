@@ -40,8 +40,7 @@ class Fold:
 
     @property
     def class_shares(self) -> np.ndarray:
-        """(2, K): of the classes in what the loss learns from (draws times their weights), and in
-        the training images."""
+        """(2, K): of what the loss learns from, draws times weights; and of the training images."""
         counts, drawn = _class_counts(self.splits, self.class_names)
         learnt = drawn * class_weights(self.splits, self.cfg.balance, self.class_names)
         return np.stack([learnt / learnt.sum(), counts / counts.sum()])

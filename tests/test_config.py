@@ -69,6 +69,12 @@ def test_the_tests_own_variable_is_no_setting():
     assert Config.load({"BONELIB_REAL": "somewhere"}) == Config.load({})
 
 
+def test_none_is_an_empty_list_alone_and_a_name_among_others():
+    assert Config.load({}, augment="none").augment == ()
+    names = Config.load({}, class_names="none, mild, severe").class_names
+    assert names == ("none", "mild", "severe")
+
+
 def test_present_classes_keep_the_order_of_the_class_names():
     assert present_classes(Config(), ["Osteoporosis", "Normal"]) == ("Normal", "Osteoporosis")
     cfg = Config.load({}, class_names="grade 0,grade 1")

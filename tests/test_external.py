@@ -87,9 +87,10 @@ def test_external_set_of_copies_only_leaves_nothing_to_test_on(outcome, tmp_path
         target = tmp_path / "copies" / path
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(Path(cfg.data) / path, target)
+    # the run's use of a given split is none of the external set
     cfg = replace(cfg, external=str(tmp_path / "copies"))
     data = pipeline.audited(cfg)
     predictions = scoring.predict_folds(cfg, models, [fold])
-    block = evaluate_external(cfg, data, [fold], predictions)
+    block = evaluate_external(replace(cfg, given_split="use"), data, [fold], predictions)
     assert block["images"] == 0 and "test" not in block
     assert [finding["level"] for finding in block["findings"]] == ["warning", "alarm"]

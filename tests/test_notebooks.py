@@ -14,7 +14,13 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "notebooks").glob("*.py"))
 # What each notebook must show in a cell, not only call through the package.
 SHOWN = {
-    "01_explore": ["barh(", "draw_intervals(", "findings("],
+    "01_explore": [
+        "barh(",
+        'found.audit["clusters"]',
+        "image_grid(",
+        "draw_intervals(",
+        "findings(",
+    ],
     "02_balance": [
         *("train_test_split(", "StratifiedGroupKFold(", "RandomOverSampler(", "fit_resample("),
         *("A.Compose(", "affine_grid(", "grid_sample(", "class_weights("),

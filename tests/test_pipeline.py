@@ -235,6 +235,14 @@ def test_nothing_of_a_run_changes_before_all_checks_have_passed(copied, change, 
     assert contents(copied.root) == before
 
 
+def test_without_resume_a_split_that_fails_changes_nothing(copied):
+    before = contents(copied.root)
+    cfg = replace(too_few_images(copied), resume=False)
+    with pytest.raises(DataError):
+        next(pipeline.folds(cfg))
+    assert contents(copied.root) == before
+
+
 def test_run_whose_checkpoints_are_on_drive_alone_is_not_changed(copied, tmp_path):
     mirror = tmp_path / "drive" / "run"
     shutil.copytree(copied.root, mirror)

@@ -22,6 +22,11 @@ def test_failed_write_leaves_the_earlier_file_and_nothing_else(tmp_path):
     assert storage.read_json(path) == {"a": 1} and list(tmp_path.iterdir()) == [path]
 
 
+def test_error_without_a_text_is_named_by_its_type(tmp_path):
+    with pytest.raises(RunError, match="OSError"), storage.atomic_file(tmp_path / "a.txt"):
+        raise OSError
+
+
 def test_error_that_is_not_about_writing_passes_through(tmp_path):
     with pytest.raises(ZeroDivisionError), storage.atomic_file(tmp_path / "a.txt") as temporary:
         temporary.write_text("half")
